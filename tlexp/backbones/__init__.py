@@ -1,0 +1,1 @@
+"""Adapters that bring every library's models under one contract, `tlexp.backbones.base.Backbone`."""

@@ -1,0 +1,109 @@
+"""Every model of timm, with its own preprocessing and its own grouping into stages."""
+
+import difflib
+import os
+from typing import Any
+
+import timm
+from timm.data import resolve_model_data_config
+from timm.models import group_parameters
+from torch import Tensor, nn
+
+from tlexp.backbones.base import InputSpec, Stage, group_stages, measured_width
+from tlexp.errors import UsageError
+
+
+class TimmBackbone(nn.Module):
+    """A timm model without its classifier.
+
+    Args:
+        name: a model's name in timm, with a pretrained tag if wanted (`resnet18.a1_in1k`).
+        size: side of the images; None for the size it was pretrained at.
+        drop_rate: dropout before the classifier.
+        drop_path_rate: stochastic depth, for the models that have it.
+
+    Raises:
+        UsageError: for a name that timm does not know or options that the model does not take.
+    """
+
+    def __init__(
+        self, name: str, size: int | None = None, drop_rate: float = 0.0, drop_path_rate: float = 0.0
+    ) -> None:
+        super().__init__()
+        if not timm.is_model(name.split(".")[0]):
+            close = ", ".join(difflib.get_close_matches(name, timm.list_models(), n=3)) or "none is close"
+            raise UsageError(f"backbone.name={name}: timm has no such model; did you mean: {close}?")
+        options: dict[str, Any] = {"num_classes": 0, "drop_rate": drop_rate}
+        if drop_path_rate:
+            options["drop_path_rate"] = drop_path_rate
+        self.name = name
+        self.body = _create(name, size, options)
+        config = resolve_model_data_config(self.body)
+        channels, height, _ = config["input_size"]
+        self.input = InputSpec(channels, size or height, config["mean"], config["std"], config["interpolation"])
+        self.num_features = measured_width(self, self.input)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Maps (batch, *input.shape) to pooled features (batch, num_features)."""
+        features: Tensor = self.body(x)
+        return features
+
+    def stages(self) -> list[Stage]:
+        """timm's own coarse grouping: the stem, then each stage or block."""
+        ids = group_parameters(self.body, self.body.group_matcher(coarse=True), reverse=True)
+        ids |= {name: _beside(name, ids) for name, _ in self.body.named_buffers()}
+        members: dict[int, list[str]] = {}
+        for name, index in ids.items():
+            members.setdefault(index, []).append(f"body.{name}")
+        names = {index: _stage_name(index, members[index]) for index in sorted(members)}
+        return group_stages(self, {f"body.{name}": names[index] for name, index in ids.items()}, names.values())
+
+    def pretrained_state(self) -> dict[str, Tensor]:
+        """Fetches the published weights (or finds them in the local cache) under this module's own names.
+
+        Raises:
+            UsageError: where they can be had from neither.
+        """
+        # One try is enough to know that there is no network.
+        os.environ.setdefault("HF_HUB_ETAG_TIMEOUT", "5")
+        try:
+            model = timm.create_model(self.name, pretrained=True, num_classes=0)
+        except Exception as error:  # the hub's client raises a dozen kinds, all of them meaning the same here
+            cause = str(error).strip().splitlines()[0]
+            raise UsageError(
+                f"init=pretrained: the weights of timm's {self.name} are neither in the local cache nor to be "
+                f"fetched ({cause}); give a local file as init=PATH, or init=random"
+            ) from error
+        return {f"body.{name}": tensor for name, tensor in model.state_dict().items()}
+
+
+def _create(name: str, size: int | None, options: dict[str, Any]) -> nn.Module:
+    if size is not None:
+        try:  # models with position embeddings are built for a size, convolutions take any
+            return timm.create_model(name, pretrained=False, img_size=size, **options)
+        except TypeError:
+            pass
+    try:
+        return timm.create_model(name, pretrained=False, **options)
+    except TypeError as error:
+        raise UsageError(f"backbone.name={name}: {error}; leave that option at its default") from error
+
+
+def _beside(buffer: str, ids: dict[str, int]) -> int:
+    """Returns the group of the first parameter in the buffer's module, or in the nearest one around it."""
+    prefix = buffer
+    while prefix:
+        prefix = prefix.rpartition(".")[0]
+        if near := [index for name, index in ids.items() if name.startswith(f"{prefix}." if prefix else "")]:
+            return near[0]
+    return 0
+
+
+def _stage_name(index: int, tensors: list[str]) -> str:
+    """Names a group after what its first tensors have in common: `layer1`, `blocks.0`."""
+    if index == 0:
+        return "stem"
+    modules = [name.split(".")[1:-1] for name in tensors]
+    alike = [path for path in modules if path[:1] == modules[0][:1]]
+    common = [parts[0] for parts in zip(*alike, strict=False) if len(set(parts)) == 1]
+    return ".".join(common[:2]) or f"stage{index}"

@@ -1,0 +1,91 @@
+"""The command line: Hydra composes the configuration, `experiment.run` answers it, errors become one line."""
+
+import logging
+import os
+import re
+import sys
+from pathlib import Path
+
+import hydra
+from hydra.core.config_store import ConfigStore
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import CompactHydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from tlexp import config as configuration
+from tlexp.errors import UsageError
+from tlexp.stopping import Stopped, stop_signals
+
+log = logging.getLogger(__name__)
+
+HERE = Path(__file__).parent
+# In a wheel the options lie inside the package, in a checkout beside it.
+CONF = next(folder for folder in (HERE / "conf", HERE.parent / "conf") if folder.is_dir())
+
+ConfigStore.instance().store("schema", configuration.Config)
+
+
+def answer(cfg: DictConfig) -> float:
+    """Runs one job and returns its score, which is what a sweeper optimises."""
+    config = configuration.load(cfg, root=Path(hydra.utils.get_original_cwd()))
+    from tlexp.experiment import run  # torch only once there is something to train
+
+    return run(config, Path(HydraConfig.get().runtime.output_dir).absolute())
+
+
+@hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
+def job(cfg: DictConfig) -> float:
+    """One job under Hydra: in a sweep a failure is said at once and the other jobs go on."""
+    try:
+        return answer(cfg)
+    except Exception as error:
+        if HydraConfig.get().mode != RunMode.MULTIRUN:
+            raise SystemExit(explain(error)) from error
+        log.error("job %s failed: %s", HydraConfig.get().job.num, one_line(error), exc_info=unexpected(error))
+        raise
+
+
+def main() -> None:
+    """Entry point of `python run.py` and of the command `tlexp`."""
+    # Hydra would print its own errors on several lines; with this set it hands them over to be told in one.
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")
+    try:
+        with stop_signals():
+            job()
+    except Stopped as stop:
+        print(f"tlexp: {stop}", file=sys.stderr)
+        sys.exit(stop.exit_code)
+    except Exception as error:
+        sys.exit(explain(error))
+
+
+def unexpected(error: BaseException) -> bool:
+    """Whether the error is ours to mend rather than the user's, so that its traceback is worth showing."""
+    return not isinstance(error, UsageError | CompactHydraException | OmegaConfBaseException)
+
+
+def explain(error: Exception) -> int:
+    """Prints an error: one line for a wrong input, the traceback for anything else. Returns the exit code."""
+    if unexpected(error):
+        sys.excepthook(type(error), error, error.__traceback__)
+        return 1
+    print(f"tlexp: {one_line(error)}", file=sys.stderr)
+    return 2
+
+
+def one_line(error: Exception) -> str:
+    """Returns the message of an error in one line: Hydra's and OmegaConf's are laid out over several."""
+    text = str(error)
+    if cause := getattr(error, "__cause__", None):
+        text += f"\n{cause}" if isinstance(cause, OmegaConfBaseException) else ""
+    key = getattr(error, "full_key", None) or re.search(r"full_key: (\S+)", text)
+    key = key.group(1) if isinstance(key, re.Match) else key
+    text = re.sub(r"\n\s*(full_key|object_type|reference_type)[:=].*", "", text)
+    text = re.sub(r"\s*\n\s*", " ", text).strip()
+    if "To append to your config use +" in text or "is not in struct" in text or "not in 'Config'" in text:
+        return f"{text.split('. To append')[0].split(' Key ')[0]}: there is no such option; --help lists them"
+    if "mismatched input" in text or "no viable alternative" in text or "token recognition" in text:
+        return f"{text}; a value with = or other signs needs quotes: 'key=\"value\"'"
+    return f"{key}: {text}" if key and key not in text else text

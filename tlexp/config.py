@@ -1,0 +1,217 @@
+"""The root of the configuration: every knob with its type and its range, one line for each wrong value."""
+
+import hashlib
+import json
+import math
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from omegaconf import MISSING, DictConfig, OmegaConf
+
+from tlexp.errors import UsageError
+
+INITS = ("source", "random", "pretrained")
+
+
+def _require(holds: bool, key: str, value: object, rule: str) -> None:
+    if not holds:
+        raise UsageError(f"{key}={value}: {rule}")
+
+
+def _one_of(key: str, value: object, choices: Collection[str]) -> None:
+    _require(value in choices, key, value, f"choose one of {', '.join(choices)}")
+
+
+def _positive(**values: float | None) -> None:
+    for key, value in values.items():
+        ok = value is None or (math.isfinite(value) and value > 0)
+        _require(ok, key.replace("__", "."), value, "must be a finite number above 0")
+
+
+@dataclass
+class RecipeConfig:
+    """What a strategy brings along unless the command line says otherwise."""
+
+    init: str = MISSING
+    epochs: int = MISSING
+    lr: float = MISSING
+
+
+@dataclass
+class DataConfig:
+    """A pair of data sets and the label budget of its target."""
+
+    name: str = MISSING
+    target: dict[str, Any] = MISSING
+    source: dict[str, Any] | None = None
+    shots: int | None = None  # labels a class
+    fraction: float | None = None  # of the labels outside the test split
+    draw: int = 0  # which labels the budget buys
+    val: str = "in_budget"  # in_budget: a fifth of the budget; large: all the rest allows, optimistic
+    test_fraction: float = 0.4
+
+    def __post_init__(self) -> None:
+        _one_of("data.val", self.val, ("in_budget", "large"))
+        ok = 0 < self.test_fraction < 1
+        _require(ok, "data.test_fraction", self.test_fraction, "must lie between 0 and 1")
+        ok = self.shots is None or self.shots >= (2 if self.val == "in_budget" else 1)
+        rule = "at least 2 labels a class, one to train and one to validate (1 with data.val=large)"
+        _require(ok, "data.shots", self.shots, rule)
+        ok = self.fraction is None or 0 < self.fraction <= 1
+        _require(ok, "data.fraction", self.fraction, "must lie in (0, 1]")
+        both = self.shots is not None and self.fraction is not None
+        rule = f"the budget is set already by data.shots={self.shots}; add data.shots=null"
+        _require(not both, "data.fraction", self.fraction, rule)
+
+
+@dataclass
+class ObjectiveConfig:
+    """How the two losses combine and what each of them is."""
+
+    form: str = "sum"
+    label_smoothing: float = 0.0
+    class_weights: str = "none"
+    allow_inert_alpha: bool = False
+
+    def __post_init__(self) -> None:
+        _one_of("objective.form", self.form, ("sum", "convex"))
+        _one_of("objective.class_weights", self.class_weights, ("none", "balanced"))
+        ok = 0 <= self.label_smoothing < 1
+        _require(ok, "objective.label_smoothing", self.label_smoothing, "must lie in [0, 1)")
+
+
+@dataclass
+class PretrainConfig:
+    """The recipe of the source's own run, which `init=source` starts from."""
+
+    epochs: int = MISSING
+    lr: float = MISSING
+    batch_size: int = MISSING
+    seed: int = 0
+    optimizer: dict[str, Any] = MISSING
+    schedule: dict[str, Any] = MISSING
+
+    def __post_init__(self) -> None:
+        _positive(pretrain__epochs=self.epochs, pretrain__lr=self.lr, pretrain__batch_size=self.batch_size)
+
+
+@dataclass
+class TrackingConfig:
+    """Where results go beside the run's own folder."""
+
+    backend: str = MISSING
+    uri: str | None = None
+    experiment: str = "tlexp"
+    log_checkpoint: bool = False
+
+    def __post_init__(self) -> None:
+        _one_of("tracking.backend", self.backend, ("mlflow", "none"))
+        plain = self.uri is not None and ("://" not in self.uri or self.uri.startswith("file:"))
+        rule = "MLflow keeps no runs in plain folders any more; use sqlite:////absolute/path.db or a server's address"
+        _require(not plain or self.uri == "databricks", "tracking.uri", self.uri, rule)
+        _require(bool(self.experiment.strip()), "tracking.experiment", repr(self.experiment), "needs a name")
+
+
+@dataclass
+class Config:
+    """One point on the axes start, strategy, objective, backbone and data, and how to train it."""
+
+    data: DataConfig = MISSING
+    backbone: dict[str, Any] = MISSING
+    strategy: dict[str, Any] = MISSING
+    recipe: RecipeConfig = MISSING
+    objective: ObjectiveConfig = MISSING
+    optimizer: dict[str, Any] = MISSING
+    schedule: dict[str, Any] = MISSING
+    pretrain: PretrainConfig = MISSING
+    trainer: dict[str, Any] = MISSING
+    tracking: TrackingConfig = MISSING
+    alpha: float = 0.0
+    init: str = MISSING
+    head: str = "auto"
+    seed: int = 0
+    split_seed: int = 0
+    epochs: int = MISSING
+    lr: float = MISSING
+    batch_size: int = MISSING
+    monitor: str = MISSING
+    patience: int | None = None
+    allow_partial: bool = False
+    store: str = MISSING
+
+    def __post_init__(self) -> None:
+        _require(self.alpha >= 0, "alpha", self.alpha, "must be finite and >= 0, or inf for the source alone")
+        _one_of("head", self.head, ("auto", "one", "two"))
+        _positive(epochs=self.epochs, lr=self.lr, batch_size=self.batch_size, patience=self.patience)
+        if self.data.source is None:
+            _require(self.alpha == 0, "alpha", self.alpha, f"data={self.data.name} has no source; use alpha=0")
+            rule = f"data={self.data.name} has no source; use init=random, init=pretrained or a path"
+            _require(self.init != "source", "init", self.init, rule)
+
+    @property
+    def has_target_loss(self) -> bool:
+        """Whether the target's training loss is in the objective; alpha = inf leaves the source alone."""
+        return not math.isinf(self.alpha)
+
+    @property
+    def has_source_loss(self) -> bool:
+        """Whether anything of the source is built; alpha = 0 is target-only to the bit."""
+        return self.alpha > 0
+
+    def without(self, *sections: str) -> dict[str, Any]:
+        """Returns the configuration as plain values, less the named sections."""
+        return {key: value for key, value in asdict(self).items() if key not in sections}
+
+    @property
+    def hash(self) -> str:
+        """A key of everything that may change the result: 12 hexadecimal digits."""
+        return content_key(self.without("tracking", "store", "recipe"))
+
+    def source_task(self) -> "Config":
+        """Returns the run that `init=source` starts from: the source as target, everything trained from scratch."""
+        source = dict(self.data.source or {})
+        data = DataConfig(name=f"{source['name']}_alone", target=source, test_fraction=self.data.test_fraction)
+        pretrain = self.pretrain
+        return replace(
+            self,
+            data=data,
+            strategy={"_target_": "tlexp.strategies.finetune.Finetune", "name": "source_training"},
+            recipe=RecipeConfig("random", pretrain.epochs, pretrain.lr),
+            objective=ObjectiveConfig(),
+            optimizer=pretrain.optimizer,
+            schedule=pretrain.schedule,
+            trainer={**self.trainer, "max_epochs": pretrain.epochs},
+            alpha=0.0,
+            init="random",
+            head="auto",
+            seed=pretrain.seed,
+            epochs=pretrain.epochs,
+            lr=pretrain.lr,
+            batch_size=pretrain.batch_size,
+            monitor="val/target/nll",
+            patience=None,
+        )
+
+
+def content_key(values: Mapping[str, Any]) -> str:
+    """Returns 12 hexadecimal digits that depend on nothing but the plain `values`."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def load(cfg: DictConfig, root: Path) -> Config:
+    """Checks a composed configuration and returns it as plain values, its paths made absolute against `root`.
+
+    Raises:
+        UsageError: for a value outside its range.
+        omegaconf.errors.OmegaConfBaseException: for a value of the wrong type or an unknown key.
+    """
+    config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), cfg))
+    assert isinstance(config, Config)
+    config.store = str(root / config.store)
+    if config.init not in INITS and (root / config.init).exists():
+        config.init = str(root / config.init)
+    if config.tracking.backend == "mlflow" and config.tracking.uri is None:
+        config.tracking.uri = f"sqlite:///{root / 'mlflow.db'}"
+    return config

@@ -1,0 +1,100 @@
+"""The network of a run: one backbone, an output layer for each task, and the modes of what is frozen."""
+
+from collections.abc import Collection
+from dataclasses import replace
+from typing import Any
+
+from torch import Tensor, nn
+
+from tlexp.backbones.base import Backbone, Stage
+from tlexp.streams import forked
+
+HEAD = "head"
+SOURCE_HEAD = "source_head"
+
+
+class TransferModel(nn.Module):
+    """A backbone with one head for both domains or one for each.
+
+    Frozen means three things: no gradient, no optimizer step, and eval mode whoever calls `train()`, so that a
+    frozen stage's output depends neither on chance nor on the other images of a batch, and its buffers stay.
+
+    Args:
+        backbone: the representation.
+        classes: number of classes of each head; `{"target": c}` is one head for all domains.
+        seed: heads are drawn from the stream (seed, head, domain), the same for every strategy and alpha.
+    """
+
+    def __init__(self, backbone: Backbone, classes: dict[str, int], seed: int) -> None:
+        super().__init__()
+        self.backbone: Any = backbone
+        self.heads = nn.ModuleDict()
+        for domain, count in classes.items():
+            with forked(seed, "head", domain):
+                self.heads[domain] = nn.Linear(backbone.num_features, count)
+        self.backbone_stages = [_inside("backbone.", stage) for stage in backbone.stages()]
+        self.head_stages = [
+            Stage(
+                HEAD if domain == "target" else SOURCE_HEAD,
+                (f"heads.{domain}.weight", f"heads.{domain}.bias"),
+                (),
+                (f"heads.{domain}",),
+            )
+            for domain in classes
+        ]
+        self._spans = _spans(self.stages)
+        self._trainable = {stage.name for stage in self.stages}
+
+    @property
+    def stages(self) -> list[Stage]:
+        """All stages in order, stem first, heads last."""
+        return [*self.backbone_stages, *self.head_stages]
+
+    @property
+    def trainable(self) -> set[str]:
+        """Names of the stages that move."""
+        return set(self._trainable)
+
+    def forward(self, x: Tensor, domain: str = "target") -> Tensor:
+        """Maps images (batch, ...) to the logits (batch, classes) of a domain's head."""
+        head = self.heads[domain] if domain in self.heads else self.heads["target"]
+        logits: Tensor = head(self.backbone(x))
+        return logits
+
+    def set_trainable(self, names: Collection[str]) -> None:
+        """Lets exactly the named stages move: gradients and modes at once."""
+        self._trainable = set(names)
+        parameters = dict(self.named_parameters())
+        for stage in self.stages:
+            for name in stage.parameters:
+                parameters[name].requires_grad_(stage.name in self._trainable)
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> "TransferModel":
+        """Sets the mode of what moves; what is frozen stays in eval mode."""
+        super().train(mode)
+        for name, module in self.named_modules():
+            if name in self._spans:
+                module.training = mode and not self._trainable.isdisjoint(self._spans[name])
+        return self
+
+
+def _inside(prefix: str, stage: Stage) -> Stage:
+    """Renames what a stage owns to where it lies inside a larger module."""
+    return replace(
+        stage,
+        parameters=tuple(prefix + name for name in stage.parameters),
+        buffers=tuple(prefix + name for name in stage.buffers),
+        modules=tuple((prefix + name).rstrip(".") for name in stage.modules),
+    )
+
+
+def _spans(stages: list[Stage]) -> dict[str, set[str]]:
+    """Returns, for each module at or above a stage's, the stages that lie in it: it trains if one of them does."""
+    spans: dict[str, set[str]] = {}
+    for stage in stages:
+        for module in stage.modules:
+            path = module.split(".")
+            for depth in range(len(path)):
+                spans.setdefault(".".join(path[: depth + 1]), set()).add(stage.name)
+    return spans

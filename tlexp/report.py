@@ -1,0 +1,139 @@
+"""What people see of a run: a report before training, a bar during it, a table at the end."""
+
+import math
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from torch import nn
+
+from tlexp.backbones.weights import Loaded
+from tlexp.data.pair import TransferData
+from tlexp.model import TransferModel
+
+console = Console(width=None if sys.stdout.isatty() else 120, highlight=False)
+
+
+def show_start(facts: dict[str, object], data: TransferData, model: TransferModel, rates: dict[str, float]) -> None:
+    """Prints what will happen: the facts of the run, its data, and every stage with its mode and rate."""
+    console.print(_facts("Run", facts))
+    console.print(data_table(data))
+    console.print(stage_table(model, rates))
+
+
+def _facts(title: str, facts: dict[str, object]) -> Table:
+    table = Table(title=title, title_justify="left", show_header=False)
+    for key, value in facts.items():
+        table.add_row(key, str(value))
+    return table
+
+
+def data_table(data: TransferData) -> Table:
+    """Returns counts, classes and the hash of the split for each role."""
+    columns = ("role", "data", "classes", "train", "val", "test", "split")
+    table = Table(*columns, title="Data", title_justify="left")
+    for role, domain in data.domains.items():
+        sizes = [str(size) for size in domain.sizes().values()]
+        classes = domain.samples.classes
+        names = ", ".join(classes[:10]) + (", ..." if len(classes) > 10 else "")
+        table.add_row(role, domain.samples.name, f"{len(classes)}: {names}", *sizes, domain.split.hash)
+    return table
+
+
+def stage_table(model: TransferModel, rates: dict[str, float]) -> Table:
+    """Returns each stage's parameters, whether it moves, its mode while training and its rate."""
+    table = Table("stage", "parameters", "moves", "mode", "lr", title="Stages", title_justify="left")
+    parameters = dict(model.named_parameters())
+    for stage in model.stages:
+        moves = stage.name in model.trainable
+        count = sum(parameters[name].numel() for name in stage.parameters)
+        rate = f"{rates[stage.name]:g}" if stage.name in rates else "-"
+        table.add_row(stage.name, f"{count:,}", "yes" if moves else "frozen", "train" if moves else "eval", rate)
+    total = sum(p.numel() for p in model.parameters())
+    moving = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    table.add_row("all", f"{total:,}", f"{moving:,}", "", "")
+    return table
+
+
+def show_end(metrics: dict[str, Any], count: int, folder: Path, uri: str | None, loaded: Loaded) -> None:
+    """Prints the result, what it rests on and where it is kept."""
+    table = Table("metric", "validation", "test", title="Result (of the checkpoint kept)", title_justify="left")
+    shown = (name for name, value in metrics.items() if isinstance(value, float))
+    names = sorted({name.split("/", 1)[1] for name in shown if name.startswith(("val/", "test/"))}, key=_order)
+    for name in names:
+        val, test = (metrics.get(f"{split}/{name}") for split in ("val", "test"))
+        table.add_row(name, "-" if val is None else f"{val:.4f}", "-" if test is None else f"{test:.4f}")
+    console.print(table)
+    low, high = metrics["test/target/accuracy_ci95"]
+    accuracy = metrics["test/target/accuracy"]
+    console.print(f"target test accuracy [bold]{accuracy:.4f}[/], 95 % interval {low:.4f} to {high:.4f}, {count} images")
+    if "forgetting" in metrics:
+        console.print(f"the source's test accuracy fell by {metrics['forgetting']:.4f} since its own training")
+    console.print(f"weights: {loaded}", soft_wrap=True)
+    console.print(f"folder: {folder}", soft_wrap=True)
+    if uri is not None and uri.startswith("sqlite:"):
+        console.print(f"compare: mlflow ui --backend-store-uri {uri}", soft_wrap=True)
+    elif uri is not None:
+        console.print(f"compare: {uri}", soft_wrap=True)
+
+
+def _order(name: str) -> tuple[bool, str]:
+    return not name.startswith("target"), name
+
+
+def wilson_interval(accuracy: float, n: int, z: float = 1.959964) -> tuple[float, float]:
+    """Returns Wilson's 95 % score interval of a share measured on `n` examples (Wilson 1927).
+
+    It speaks of the finite test set alone; chance between seeds is another matter.
+    """
+    centre = (accuracy + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * math.sqrt(accuracy * (1 - accuracy) / n + z * z / (4 * n * n))
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+class ProgressBar(pl.Callback):
+    """One bar over all optimizer steps; where there is no terminal, a line for each tenth of the way."""
+
+    def __init__(self, monitor: str, enabled: bool = True) -> None:
+        self.monitor, self.enabled = monitor, enabled
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Opens the bar on the first process."""
+        self.enabled = self.enabled and trainer.is_global_zero
+        if self.enabled and console.is_terminal:
+            columns = (TextColumn("epoch {task.fields[epoch]}"), BarColumn(), TimeRemainingColumn())
+            self.bar = Progress(*columns, TextColumn("{task.fields[value]}"), console=console)
+            self.bar.start()
+            total = int(trainer.estimated_stepping_batches)
+            self.line = self.bar.add_task("train", total=total, epoch=0, value="")
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *args: object, **kwargs: object) -> None:
+        """Moves the bar, which a thread of its own draws."""
+        if self.enabled and console.is_terminal:
+            self.bar.update(self.line, completed=trainer.global_step)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: nn.Module) -> None:
+        """Shows the monitored value."""
+        if not self.enabled:
+            return
+        epoch, epochs = trainer.current_epoch + 1, trainer.max_epochs or 0
+        value = trainer.callback_metrics.get(self.monitor)
+        text = f"{self.monitor} {float(value):.4f}" if value is not None else ""
+        if console.is_terminal:
+            self.bar.update(self.line, epoch=f"{epoch}/{epochs}", value=text)
+        elif epoch * 10 // max(1, epochs) > (epoch - 1) * 10 // max(1, epochs):
+            console.print(f"epoch {epoch}/{epochs}  {text}")
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: nn.Module) -> None:
+        """Closes the bar."""
+        if self.enabled and console.is_terminal:
+            self.bar.stop()
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: nn.Module, exception: BaseException) -> None:
+        """Closes the bar before the error is shown."""
+        if hasattr(self, "bar"):
+            self.bar.stop()

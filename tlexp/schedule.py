@@ -1,0 +1,20 @@
+"""Learning-rate schedules as pure functions of the optimizer step; each multiplies every group's own rate."""
+
+import math
+
+
+def cosine(step: int, total: int, warmup: float = 0.1) -> float:
+    """Rises linearly to 1 over the first `warmup` share of `total` steps, then falls along a cosine.
+
+    The factor is exactly 1 at step round(warmup * total) and exactly 0 at step `total`, the one after the last.
+    """
+    rise = round(warmup * total)
+    if step < rise:
+        return (step + 1) / (rise + 1)
+    return 0.5 * (1.0 + math.cos(math.pi * (step - rise) / max(1, total - rise)))
+
+
+def constant(step: int, total: int, warmup: float = 0.0) -> float:
+    """Rises linearly over the first `warmup` share of `total` steps and stays at 1."""
+    rise = round(warmup * total)
+    return (step + 1) / (rise + 1) if step < rise else 1.0

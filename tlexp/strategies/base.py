@@ -1,0 +1,39 @@
+"""The contract of a strategy."""
+
+from collections.abc import Set
+from typing import TYPE_CHECKING
+
+from torch import nn
+
+from tlexp.backbones.base import Stage
+from tlexp.model import TransferModel
+
+if TYPE_CHECKING:
+    from tlexp.data.pair import TransferData
+
+
+class Strategy(nn.Module):
+    """Says which stages move and at what rate. A module, so that what it remembers is in the checkpoint.
+
+    Args:
+        name: the option's name, for messages and records.
+    """
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.name = name
+
+    def prepare(self, model: TransferModel, data: "TransferData") -> None:
+        """Edits the model once, before the optimizer exists.
+
+        Raises:
+            UsageError: where model and strategy do not fit.
+        """
+
+    def trainable(self, epoch: int) -> Set[str]:
+        """Returns the names of the stages that move in an epoch: a pure function, so a resumed run agrees."""
+        raise NotImplementedError
+
+    def lr_scale(self, stage: Stage) -> float:
+        """Returns what the base rate is multiplied by for a stage's parameters."""
+        return 1.0
