@@ -51,6 +51,8 @@ def main() -> None:
     """Entry point of `python run.py` and of the command `tlexp`."""
     # Hydra would print its own errors on several lines; with this set it hands them over to be told in one.
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
+    # Any argument of Lightning's Trainer may be given, listed in conf/trainer or not; Hydra wants ++ for the latter.
+    sys.argv[1:] = [f"++{arg}" if re.match(r"trainer\.\w", arg) else arg for arg in sys.argv[1:]]
     try:
         with stop_signals():
             job()
@@ -80,6 +82,7 @@ def one_line(error: Exception) -> str:
     text = str(error)
     if cause := getattr(error, "__cause__", None):
         text += f"\n{cause}" if isinstance(cause, OmegaConfBaseException) else ""
+    text = text.split("Config search path:")[0]
     key = getattr(error, "full_key", None) or re.search(r"full_key: (\S+)", text)
     key = key.group(1) if isinstance(key, re.Match) else key
     text = re.sub(r"\n\s*(full_key|object_type|reference_type)[:=].*", "", text)

@@ -131,6 +131,7 @@ class Config:
     alpha: float = 0.0
     init: str = MISSING
     head: str = "auto"
+    norm: str = "per_domain"
     seed: int = 0
     split_seed: int = 0
     epochs: int = MISSING
@@ -144,6 +145,7 @@ class Config:
     def __post_init__(self) -> None:
         _require(self.alpha >= 0, "alpha", self.alpha, "must be finite and >= 0, or inf for the source alone")
         _one_of("head", self.head, ("auto", "one", "two"))
+        _one_of("norm", self.norm, ("per_domain", "shared"))
         _positive(epochs=self.epochs, lr=self.lr, batch_size=self.batch_size, patience=self.patience)
         if self.data.source is None:
             _require(self.alpha == 0, "alpha", self.alpha, f"data={self.data.name} has no source; use alpha=0")
@@ -207,7 +209,9 @@ def load(cfg: DictConfig, root: Path) -> Config:
         UsageError: for a value outside its range.
         omegaconf.errors.OmegaConfBaseException: for a value of the wrong type or an unknown key.
     """
-    config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), cfg))
+    # Merged as plain values, since a key that Hydra was told to add with + would pass as part of a typed node.
+    plain = OmegaConf.to_container(cfg, resolve=True)
+    config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), plain))
     assert isinstance(config, Config)
     config.store = str(root / config.store)
     if config.init not in INITS and (root / config.init).exists():

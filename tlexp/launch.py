@@ -36,7 +36,7 @@ def processes(trainer: dict[str, Any]) -> int:
         raise UsageError(f"trainer.devices={devices}: give a number, a list of devices, or auto") from None
 
 
-def run_ranks(folder: Path, count: int, run_id: str | None) -> None:
+def run_ranks(folder: Path, count: int, run_id: str) -> None:
     """Trains the job of `folder` in `count` processes and waits for all of them.
 
     Raises:
@@ -47,7 +47,7 @@ def run_ranks(folder: Path, count: int, run_id: str | None) -> None:
     package = str(Path(__file__).parent.parent)
     scrubbed["PYTHONPATH"] = os.pathsep.join(filter(None, (package, *sys.path)))
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}"]
-    command += ["-m", "tlexp.launch", str(folder), run_id or ""]
+    command += ["-m", "tlexp.launch", str(folder), run_id]
     ranks = subprocess.Popen(command, env=scrubbed)
     try:
         code = ranks.wait()
@@ -81,15 +81,20 @@ class SameConfig(pl.Callback):
                 raise RuntimeError(f"the processes of this job train different configurations: {', '.join(keys)}")
 
 
-def main(folder: Path, run_id: str | None) -> None:
+def main(folder: Path, run_id: str) -> None:
     """One rank: reads the job's configuration and trains."""
     from tlexp import experiment, tracking
     from tlexp.stopping import stop_signals
 
     config = configuration.load(OmegaConf.load(folder / "config.yaml"), root=folder)  # type: ignore[arg-type]
-    with stop_signals():
-        experiment.train(config, folder, tracking.attached(config, run_id))
+    try:
+        with stop_signals():
+            experiment.train(config, folder, tracking.attached(config, run_id))
+    except UsageError as error:
+        if os.environ["RANK"] == "0":
+            print(f"tlexp: {error}", file=sys.stderr)
+        sys.exit(2)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2] or None)
+    main(Path(sys.argv[1]), sys.argv[2])

@@ -1,12 +1,14 @@
 """The network of a run: one backbone, an output layer for each task, and the modes of what is frozen."""
 
 from collections.abc import Collection
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
 from torch import Tensor, nn
 
 from tlexp.backbones.base import Backbone, Stage
+from tlexp.norm import SourceStatistics
 from tlexp.streams import forked
 
 HEAD = "head"
@@ -23,11 +25,19 @@ class TransferModel(nn.Module):
         backbone: the representation.
         classes: number of classes of each head; `{"target": c}` is one head for all domains.
         seed: heads are drawn from the stream (seed, head, domain), the same for every strategy and alpha.
+        source_statistics: the source's own BatchNorm statistics; None where both domains share one set.
     """
 
-    def __init__(self, backbone: Backbone, classes: dict[str, int], seed: int) -> None:
+    def __init__(
+        self,
+        backbone: Backbone,
+        classes: dict[str, int],
+        seed: int,
+        source_statistics: SourceStatistics | None = None,
+    ) -> None:
         super().__init__()
         self.backbone: Any = backbone
+        self.source_statistics = source_statistics
         self.heads = nn.ModuleDict()
         for domain, count in classes.items():
             with forked(seed, "head", domain):
@@ -58,7 +68,9 @@ class TransferModel(nn.Module):
     def forward(self, x: Tensor, domain: str = "target") -> Tensor:
         """Maps images (batch, ...) to the logits (batch, classes) of a domain's head."""
         head = self.heads[domain] if domain in self.heads else self.heads["target"]
-        logits: Tensor = head(self.backbone(x))
+        own = self.source_statistics if domain == "source" else None
+        with own.active(self.backbone) if own is not None else nullcontext():
+            logits: Tensor = head(self.backbone(x))
         return logits
 
     def set_trainable(self, names: Collection[str]) -> None:

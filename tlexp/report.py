@@ -3,7 +3,7 @@
 import math
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytorch_lightning as pl
 from rich.console import Console
@@ -11,18 +11,45 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from torch import nn
 
-from tlexp.backbones.weights import Loaded
+from tlexp.config import Config
 from tlexp.data.pair import TransferData
 from tlexp.model import TransferModel
+from tlexp.task import parameter_groups
+
+if TYPE_CHECKING:
+    from tlexp.assemble import Parts
 
 console = Console(width=None if sys.stdout.isatty() else 120, highlight=False)
 
 
-def show_start(facts: dict[str, object], data: TransferData, model: TransferModel, rates: dict[str, float]) -> None:
+def show_start(config: Config, parts: "Parts", trainer: pl.Trainer, count: int) -> None:
     """Prints what will happen: the facts of the run, its data, and every stage with its mode and rate."""
-    console.print(_facts("Run", facts))
-    console.print(data_table(data))
-    console.print(stage_table(model, rates))
+    console.print(_facts("Run", start_facts(config, parts, trainer, count)))
+    console.print(data_table(parts.data))
+    groups = parameter_groups(parts.task.model, parts.task.strategy, config.lr, parts.epochs)
+    rates = {group["name"].removesuffix("/no_decay"): group["lr"] for group in groups}
+    console.print(stage_table(parts.task.model, rates))
+
+
+def start_facts(config: Config, parts: "Parts", trainer: pl.Trainer, count: int) -> dict[str, object]:
+    """Returns what a reader should know before the first step, in order."""
+    spec, data = parts.data.spec, parts.data
+    notices = list(parts.notices)
+    if config.data.val == "large":
+        notices.append("data.val=large validates on labels outside the budget: an optimistic choice of checkpoint")
+    facts: dict[str, object] = {
+        "strategy": config.strategy["name"],
+        "objective": f"L(target) + alpha * L(source), alpha = {config.alpha:g}, form {config.objective.form}",
+        "backbone": f"{config.backbone['name']}, input {spec.shape}, mean {spec.mean}, std {spec.std}",
+        "weights": parts.loaded,
+        "heads": ", ".join(f"{role}: {head.out_features} classes" for role, head in parts.task.model.heads.items()),
+        "batch": f"{config.batch_size} of each of {', '.join(data.train_on)}, over {count} process(es)",
+        "steps": f"{trainer.max_epochs} epochs of {data.steps}",
+        "device": f"{trainer.strategy.root_device}, precision {trainer.precision}",
+        "chooses": f"{config.monitor} keeps the checkpoint",
+        "seeds": f"seed {config.seed}, split_seed {config.split_seed}, config {config.hash}",
+    }
+    return facts | ({"note": "; ".join(notices)} if notices else {})
 
 
 def _facts(title: str, facts: dict[str, object]) -> Table:
@@ -59,7 +86,7 @@ def stage_table(model: TransferModel, rates: dict[str, float]) -> Table:
     return table
 
 
-def show_end(metrics: dict[str, Any], count: int, folder: Path, uri: str | None, loaded: Loaded) -> None:
+def show_end(config: Config, parts: "Parts", metrics: dict[str, Any], folder: Path) -> None:
     """Prints the result, what it rests on and where it is kept."""
     table = Table("metric", "validation", "test", title="Result (of the checkpoint kept)", title_justify="left")
     shown = (name for name, value in metrics.items() if isinstance(value, float))
@@ -69,12 +96,15 @@ def show_end(metrics: dict[str, Any], count: int, folder: Path, uri: str | None,
         table.add_row(name, "-" if val is None else f"{val:.4f}", "-" if test is None else f"{test:.4f}")
     console.print(table)
     low, high = metrics["test/target/accuracy_ci95"]
-    accuracy = metrics["test/target/accuracy"]
-    console.print(f"target test accuracy [bold]{accuracy:.4f}[/], 95 % interval {low:.4f} to {high:.4f}, {count} images")
+    accuracy, tested = metrics["test/target/accuracy"], metrics["test_examples"]
+    console.print(
+        f"target test accuracy [bold]{accuracy:.4f}[/], 95 % interval {low:.4f} to {high:.4f}, {tested} images"
+    )
     if "forgetting" in metrics:
         console.print(f"the source's test accuracy fell by {metrics['forgetting']:.4f} since its own training")
-    console.print(f"weights: {loaded}", soft_wrap=True)
+    console.print(f"weights: {parts.loaded}", soft_wrap=True)
     console.print(f"folder: {folder}", soft_wrap=True)
+    uri = config.tracking.uri
     if uri is not None and uri.startswith("sqlite:"):
         console.print(f"compare: mlflow ui --backend-store-uri {uri}", soft_wrap=True)
     elif uri is not None:

@@ -15,7 +15,7 @@ class Stopped(BaseException):
         self.exit_code = 128 + signum
 
 
-def _raise(signum: int, frame: FrameType | None) -> None:
+def _raise(signum: int, _: FrameType | None) -> None:
     # One stop is enough: a second signal must not interrupt the closing of the run.
     for each in (signal.SIGINT, signal.SIGTERM):
         signal.signal(each, signal.SIG_IGN)

@@ -26,7 +26,8 @@ def permutation(n: int, seed: int, *name: object) -> np.ndarray:
 @contextmanager
 def forked(seed: int, *name: object) -> Iterator[None]:
     """Draws from the named stream inside the block and leaves the global streams as they were."""
-    devices = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
+    on_gpu = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    devices = [torch.cuda.current_device()] if on_gpu else []
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(derive(seed, *name))
         yield

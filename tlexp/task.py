@@ -12,7 +12,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from tlexp.data.batches import Batch
 from tlexp.metrics import Evaluation
-from tlexp.model import SOURCE_HEAD, TransferModel
+from tlexp.model import TransferModel
 from tlexp.objective import joint_objective
 from tlexp.strategies.base import Strategy
 from tlexp.streams import derive, forked
@@ -158,8 +158,9 @@ class TransferTask(pl.LightningModule):
         self._log("val")
 
     def on_test_epoch_end(self) -> None:
-        """Logs `test/<role>/<metric>`."""
+        """Logs `test/<role>/<metric>` and keeps the target's confusion matrix (classes, classes), rows the truth."""
         self._log("test")
+        self.confusion = self.evaluations["test_target"].confusion.compute().cpu()  # type: ignore[union-attr,operator]
 
     def _log(self, split: str) -> None:
         for role in self.roles:
@@ -168,11 +169,6 @@ class TransferTask(pl.LightningModule):
             self.log_dict({f"{split}/{role}/{name}": value for name, value in values.items()}, sync_dist=True)
             if split == "val":
                 evaluation.reset()  # type: ignore[operator]
-
-    def confusion(self) -> Tensor:
-        """Returns the target's confusion matrix of the test, int64 (classes, classes), rows are the truth."""
-        matrix: Tensor = self.evaluations["test_target"].confusion.compute()  # type: ignore[union-attr,operator]
-        return matrix.cpu()
 
     # Checkpoints --------------------------------------------------------------------------------------------
 
@@ -207,8 +203,3 @@ def parameter_groups(model: TransferModel, strategy: Strategy, lr: float, epochs
         if plain:
             groups.append({"params": plain, "name": f"{stage.name}/no_decay", "lr": rate, "weight_decay": 0.0})
     return groups
-
-
-def source_head_moves(model: TransferModel, moving: set[str]) -> bool:
-    """Whether the source's own head is trained; false where it has none."""
-    return SOURCE_HEAD in moving and any(stage.name == SOURCE_HEAD for stage in model.head_stages)

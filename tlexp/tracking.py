@@ -26,7 +26,6 @@ from tlexp.errors import UsageError
 from tlexp.stopping import Stopped
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
     from mlflow import MlflowClient
 
     from tlexp.task import TransferTask
@@ -42,7 +41,7 @@ PACKAGES = ("tlexp", "torch", "torchvision", "pytorch-lightning", "timm", "mlflo
 class Record:
     """A run's MLflow side; without a client (`tracking=none`) every call does nothing."""
 
-    def __init__(self, client: "MlflowClient | None" = None, run_id: str | None = None) -> None:
+    def __init__(self, client: "MlflowClient | None" = None, run_id: str = "") -> None:
         self.client, self.run_id = client, run_id
         self._pending: list[Any] = []
         self._warned = False
@@ -63,24 +62,21 @@ class Record:
                 log.warning("MLflow takes no metrics (%s); they are kept and sent later", _first_line(error))
             self._warned = True
 
-    def figure(self, figure: "Figure", name: str) -> None:
-        """Adds a picture under `pictures/`."""
+    def artifact(self, path: Path, folder: str | None = None) -> None:
+        """Uploads a file; what a server refuses stays in the run's own folder."""
         if self.client is not None:
-            self.client.log_figure(self.run_id, figure, f"pictures/{name}")
-
-    def artifact(self, path: Path) -> None:
-        """Uploads a file."""
-        if self.client is not None:
-            self.client.log_artifact(self.run_id, str(path))
+            with _bookkeeping(f"{path.name} could not be uploaded"):
+                self.client.log_artifact(self.run_id, str(path), folder)
 
     def tags(self, values: Mapping[str, object]) -> None:
         """Sets tags."""
-        for key, value in values.items() if self.client is not None else ():
-            self.client.set_tag(self.run_id, key, str(value))  # type: ignore[union-attr]
+        if self.client is not None:
+            for key, value in values.items():
+                self.client.set_tag(self.run_id, key, str(value))
 
     def close(self, status: str) -> None:
         """Ends the run as FINISHED, FAILED or KILLED."""
-        if self.client is not None and self.run_id is not None:
+        if self.client is not None and self.run_id:
             self.client.set_terminated(self.run_id, status)
 
 
@@ -122,26 +118,27 @@ def tracked(config: Config, folder: Path) -> Iterator[Record]:
         yield record
     except BaseException as error:
         status = "KILLED" if isinstance(error, Stopped | KeyboardInterrupt) else "FAILED"
-        with _bookkeeping():
+        with _bookkeeping("the run could not be closed"):
             record.tags({"error": f"{type(error).__name__}: {_first_line(error)}"})
             record.close(status)
         raise
-    with _bookkeeping():
+    with _bookkeeping("the run could not be closed"):
+        record.artifact(folder / "metrics.json")
         record.close("FINISHED")
 
 
-def attached(config: Config, run_id: str | None) -> Record:
+def attached(config: Config, run_id: str) -> Record:
     """Returns the record of a run that another process owns."""
     return Record(_client(config), run_id) if run_id else Record()
 
 
 @contextmanager
-def _bookkeeping() -> Iterator[None]:
-    """Lets a store's failure at the very end be said without hiding the run's own result or error."""
+def _bookkeeping(what: str) -> Iterator[None]:
+    """Lets a store's failure be said without hiding the run's own result or error."""
     try:
         yield
     except Exception as error:  # see the docstring
-        log.warning("the run could not be closed in MLflow (%s)", _first_line(error))
+        log.warning("MLflow: %s (%s)", what, _first_line(error))
 
 
 def _client(config: Config) -> "MlflowClient":

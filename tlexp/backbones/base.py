@@ -20,7 +20,7 @@ class InputSpec:
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """(channels, height, width)"""
+        """Channels, height and width."""
         return self.channels, self.size, self.size
 
 

@@ -1,6 +1,7 @@
 """Every model of timm, with its own preprocessing and its own grouping into stages."""
 
 import difflib
+import logging
 import os
 from typing import Any
 
@@ -26,9 +27,7 @@ class TimmBackbone(nn.Module):
         UsageError: for a name that timm does not know or options that the model does not take.
     """
 
-    def __init__(
-        self, name: str, size: int | None = None, drop_rate: float = 0.0, drop_path_rate: float = 0.0
-    ) -> None:
+    def __init__(self, name: str, size: int | None = None, drop_rate: float = 0.0, drop_path_rate: float = 0.0) -> None:
         super().__init__()
         if not timm.is_model(name.split(".")[0]):
             close = ", ".join(difflib.get_close_matches(name, timm.list_models(), n=3)) or "none is close"
@@ -37,7 +36,7 @@ class TimmBackbone(nn.Module):
         if drop_path_rate:
             options["drop_path_rate"] = drop_path_rate
         self.name = name
-        self.body = _create(name, size, options)
+        self.body: Any = _create(name, size, options)
         config = resolve_model_data_config(self.body)
         channels, height, _ = config["input_size"]
         self.input = InputSpec(channels, size or height, config["mean"], config["std"], config["interpolation"])
@@ -49,7 +48,7 @@ class TimmBackbone(nn.Module):
         return features
 
     def stages(self) -> list[Stage]:
-        """timm's own coarse grouping: the stem, then each stage or block."""
+        """Groups as timm itself does, coarsely: the stem, then each stage or block."""
         ids = group_parameters(self.body, self.body.group_matcher(coarse=True), reverse=True)
         ids |= {name: _beside(name, ids) for name, _ in self.body.named_buffers()}
         members: dict[int, list[str]] = {}
@@ -66,6 +65,7 @@ class TimmBackbone(nn.Module):
         """
         # One try is enough to know that there is no network.
         os.environ.setdefault("HF_HUB_ETAG_TIMEOUT", "5")
+        logging.getLogger("huggingface_hub").setLevel(logging.CRITICAL)  # the error below says it in one line
         try:
             model = timm.create_model(self.name, pretrained=True, num_classes=0)
         except Exception as error:  # the hub's client raises a dozen kinds, all of them meaning the same here
@@ -77,7 +77,7 @@ class TimmBackbone(nn.Module):
         return {f"body.{name}": tensor for name, tensor in model.state_dict().items()}
 
 
-def _create(name: str, size: int | None, options: dict[str, Any]) -> nn.Module:
+def _create(name: str, size: int | None, options: dict[str, Any]) -> Any:
     if size is not None:
         try:  # models with position embeddings are built for a size, convolutions take any
             return timm.create_model(name, pretrained=False, img_size=size, **options)

@@ -40,9 +40,7 @@ def _mnist_subset() -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     return table[:, :-1].astype(np.uint8).reshape(-1, 28, 28), table[:, -1].astype(np.int64)
 
 
-def _samples(
-    name: str, images: NDArray[np.uint8], labels: NDArray[np.int64], size: int, rotation: float
-) -> Samples:
+def _samples(name: str, images: NDArray[np.uint8], labels: NDArray[np.int64], size: int, rotation: float) -> Samples:
     bilinear = Image.Resampling.BILINEAR
     pictures = (Image.fromarray(image).resize((size, size), bilinear) for image in images)
     turned = np.stack([np.asarray(picture.rotate(rotation, bilinear)) for picture in pictures])

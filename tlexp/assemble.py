@@ -1,0 +1,274 @@
+"""From configuration to parts: every leaf is instantiated here, and what cannot work is said before training."""
+
+import inspect
+import math
+import re
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from hydra.utils import instantiate
+from pytorch_lightning.strategies import DDPStrategy
+
+from tlexp import __version__, metrics, tracking
+from tlexp.backbones.base import Backbone
+from tlexp.backbones.weights import Loaded, load_backbone, read_state
+from tlexp.config import Config, content_key
+from tlexp.data.pair import Domain, TransferData
+from tlexp.data.splits import split
+from tlexp.errors import UsageError
+from tlexp.model import TransferModel
+from tlexp.norm import source_statistics
+from tlexp.objective import CrossEntropy, balanced_weights
+from tlexp.strategies.base import Strategy
+from tlexp.streams import forked
+from tlexp.task import TransferTask
+
+# Extras by the package whose absence tells that they are not installed.
+EXTRAS = {"transformers": "text", "peft": "peft"}
+
+# What the Trainer is given here; the rest is the user's.
+RESERVED = ("logger", "callbacks", "default_root_dir", "num_sanity_val_steps", "use_distributed_sampler")
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a run trains with, built and checked.
+
+    Attributes:
+        data: loaders by role.
+        task: model, strategy, objective and optimizer.
+        loaded: where the backbone's weights come from.
+        epochs: the epochs the strategy was asked about.
+        monitor_mode: `max` or `min`.
+        notices: what a reader of the result should know.
+    """
+
+    data: TransferData
+    task: TransferTask
+    loaded: Loaded
+    epochs: range
+    monitor_mode: str
+    notices: list[str]
+
+
+def assemble(config: Config) -> Parts:
+    """Builds the parts of a run and checks that they fit together.
+
+    Raises:
+        UsageError: for what the user can mend.
+    """
+    roles = ["target", "source"] if config.has_source_loss else ["target"]
+    monitor_mode = check_monitor(config, roles)
+    domains = {role: read_domain(config, role) for role in roles}
+    with forked(config.seed, "backbone"):
+        backbone = build("backbone", config.backbone)
+    train_on = tuple(role for role in roles if role == "source" or config.has_target_loss)
+    source = domains.get("source")
+    data = TransferData(domains["target"], source, backbone.input, config.batch_size, config.seed, train_on)
+    loaded = load_init(config, backbone)
+    model = build_model(config, backbone, domains)
+    strategy: Strategy = build("strategy", config.strategy)
+    strategy.prepare(model, data)
+    epochs = range(config.trainer.get("max_epochs") or config.epochs)
+    moving: set[str] = set().union(*(strategy.trainable(epoch) for epoch in epochs))
+    notices = check_alpha(config, model, moving)
+    task = build_task(config, model, strategy, domains)
+    return Parts(data, task, loaded, epochs, monitor_mode, notices)
+
+
+def build(group: str, node: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+    """Instantiates a leaf of the configuration; what goes wrong there is one line that names the group.
+
+    Raises:
+        UsageError: for options the part does not take, or a package of an extra that is not installed.
+    """
+    try:
+        part = instantiate(node, *args, _convert_="all", **kwargs)
+        if isinstance(part, partial):  # its last arguments come later, but wrong ones should be said now
+            inspect.signature(part.func).bind_partial(*part.args, **part.keywords)
+        return part
+    except Exception as error:
+        for cause in _causes(error):
+            if isinstance(cause, UsageError):
+                raise cause from None
+            if isinstance(cause, ModuleNotFoundError) and cause.name in EXTRAS:
+                extra = f"pip install 'tlexp[{EXTRAS[cause.name]}]'"
+                raise UsageError(f"{group}={node.get('name')}: needs the package {cause.name}; {extra}") from None
+        innermost = list(_causes(error))[-1]
+        if isinstance(innermost, TypeError | ImportError | AttributeError):
+            raise UsageError(f"{group}: {node.get('_target_')} cannot be built: {innermost}") from error
+        raise
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def source_folder(config: Config) -> Path:
+    """Returns where the source's weights are kept: a name to read and a key of all they depend on."""
+    task = config.source_task()
+    key = content_key({"version": __version__, **task.without("tracking", "store", "recipe", "trainer")})
+    return Path(config.store) / f"{task.data.target['name']}-{task.backbone['name'].replace('/', '_')}-{key}"
+
+
+def read_domain(config: Config, role: str) -> Domain:
+    """Reads and splits one role's data; the label budget is the target's."""
+    samples = build("data", getattr(config.data, role))
+    data, fixed = config.data, (config.split_seed, config.data.test_fraction)
+    if role == "source":
+        return Domain(samples, split(samples.labels, *fixed))
+    return Domain(samples, split(samples.labels, *fixed, data.shots, data.fraction, data.draw, data.val))
+
+
+def load_init(config: Config, backbone: Any) -> Loaded:
+    """Sets the backbone's weights as `init` says.
+
+    Raises:
+        UsageError: where `init` names nothing that exists or that fits.
+    """
+    if config.init == "random":
+        return Loaded("random", 0, len(backbone.state_dict()))
+    origin = config.init
+    if config.init == "pretrained":
+        if not hasattr(backbone, "pretrained_state"):
+            rule = f"backbone={backbone.name} has no published weights; use init=source or init=random"
+            raise UsageError(f"init=pretrained: {rule}")
+        state = backbone.pretrained_state()
+    elif config.init == "source":
+        origin = f"source {config.data.source and config.data.source['name']}"
+        state = read_state(source_folder(config) / "best.ckpt")
+    else:
+        state = read_state(checkpoint_path(config))
+    return load_backbone(backbone, state, origin, config.allow_partial)
+
+
+def checkpoint_path(config: Config) -> Path:
+    """Returns the file that `init` means: a path, or the best checkpoint of an MLflow run.
+
+    Raises:
+        UsageError: where it is neither.
+    """
+    if (path := Path(config.init)).is_file():
+        return path
+    is_run = re.fullmatch("[0-9a-f]{32}", config.init) and config.tracking.backend == "mlflow"
+    found = tracking.checkpoint_of(config.init, config) if is_run else None
+    if found is None:
+        rule = "neither source, random, pretrained nor an existing file or a known MLflow run's id"
+        raise UsageError(f"init={config.init}: {rule}")
+    return found
+
+
+def build_model(config: Config, backbone: Backbone, domains: dict[str, Domain]) -> TransferModel:
+    """Puts heads on the backbone: one where both domains have the same classes and `head` does not ask for two.
+
+    Raises:
+        UsageError: where one head cannot serve both domains, or alpha = inf leaves the target's untrained.
+    """
+    classes = {role: domain.samples.classes for role, domain in domains.items()}
+    counts = {role: len(names) for role, names in classes.items()}
+    same = len(set(classes.values())) == 1
+    if config.head == "one" and not same:
+        raise UsageError("head=one: source and target have different classes; use head=two or head=auto")
+    if same and config.head != "two":
+        counts = {"target": counts["target"]}
+    elif not config.has_target_loss:
+        raise UsageError("alpha=inf: trains the source's head only; use head=one, which needs equal classes")
+    own = source_statistics(backbone, config.norm) if config.has_source_loss else None  # type: ignore[arg-type]
+    return TransferModel(backbone, counts, config.seed, own)
+
+
+def check_alpha(config: Config, model: TransferModel, moving: set[str]) -> list[str]:
+    """Makes sure that something trains and that alpha can act on it; returns notices where it acts oddly.
+
+    Raises:
+        UsageError: where nothing moves, or the source's loss cannot reach the target.
+    """
+    name = config.strategy["name"]
+    if not moving & {stage.name for stage in model.stages}:
+        raise UsageError(f"strategy={name}: freezes every stage, so nothing trains; free at least the head")
+    plain_sgd = config.optimizer["_target_"] == "torch.optim.SGD" and config.objective.form == "sum"
+    notices = []
+    if plain_sgd and 0 < config.alpha < math.inf:
+        notices.append("with SGD and the form sum, alpha also scales the learning rate; see objective.form=convex")
+    heads = {stage.name for stage in model.head_stages}
+    if not config.has_source_loss or len(heads) == 1 or moving - heads:
+        return notices
+    reaches_source = heads <= moving
+    if reaches_source and config.objective.allow_inert_alpha:
+        return [*notices, "alpha reaches the source's head only: the target's result is that of alpha=0"]
+    rule = "with a frozen backbone and two heads it cannot reach the target; use alpha=0, head=one, "
+    rule += "a strategy that moves the backbone"
+    if reaches_source:
+        rule += ", or objective.allow_inert_alpha=true to train the source's head beside the target's"
+    raise UsageError(f"alpha={config.alpha:g}: strategy={name}: {rule}")
+
+
+def check_monitor(config: Config, roles: list[str]) -> str:
+    """Returns `max` or `min` for the monitored metric.
+
+    Raises:
+        UsageError: for a name that validation does not log, listing those it does.
+    """
+    known = {f"val/{role}/{name}": "max" if more else "min" for role in roles for name, more in metrics.NAMES.items()}
+    if config.monitor not in known:
+        raise UsageError(f"monitor={config.monitor}: no such metric; this run has {', '.join(known)}")
+    return known[config.monitor]
+
+
+def trainer_options(config: Config, count: int) -> dict[str, Any]:
+    """Returns the Trainer's arguments that the configuration sets.
+
+    Raises:
+        UsageError: for an argument that Lightning does not have or that is set here.
+    """
+    known = set(inspect.signature(pl.Trainer.__init__).parameters) - {"self", *RESERVED}
+    if unknown := sorted(set(config.trainer) - known):
+        raise UsageError(f"trainer.{unknown[0]}: Lightning's Trainer has no such argument, or tlexp sets it itself")
+    if config.batch_size < count:
+        raise UsageError(f"batch_size={config.batch_size}: {count} processes share it; use at least {count}")
+    options = {k: instantiate(v) if isinstance(v, dict) else v for k, v in config.trainer.items()}
+    if count > 1 and options.get("strategy", "auto") in ("auto", "ddp"):
+        # Buffers sent round in each forward pass would hang where ranks evaluate uneven numbers of batches.
+        options["strategy"] = DDPStrategy(forward_sync_buffers=False)
+    return {**options, "enable_progress_bar": False, "enable_model_summary": False}
+
+
+def build_task(config: Config, model: TransferModel, strategy: Strategy, domains: dict[str, Domain]) -> TransferTask:
+    """Assembles the LightningModule from the parts."""
+    classes = {role: len(domain.samples.classes) for role, domain in domains.items()}
+    balanced = config.objective.class_weights == "balanced"
+    criteria: dict[str, torch.nn.Module] = {
+        role: CrossEntropy(
+            config.objective.label_smoothing,
+            balanced_weights(domain.labels("train"), classes[role]) if balanced else None,
+        )
+        for role, domain in domains.items()
+    }
+    spec = asdict(model.backbone.input)
+    card = {
+        "version": __version__,
+        "backbone": model.backbone.name,
+        "input": {key: list(value) if isinstance(value, tuple) else value for key, value in spec.items()},
+        "classes": {role: list(domain.samples.classes) for role, domain in domains.items()},
+        "config": asdict(config),
+    }
+    return TransferTask(
+        model,
+        strategy,
+        criteria,
+        classes,
+        build("optimizer", {**config.optimizer, "_partial_": True}),
+        build("schedule", {**config.schedule, "_partial_": True}),
+        config.lr,
+        config.alpha,
+        config.objective.form,
+        config.seed,
+        card,
+    )

@@ -1,0 +1,55 @@
+"""Whose statistics BatchNorm layers use when two domains pass through one backbone."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+POLICIES = ("per_domain", "shared")
+STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
+
+
+class SourceStatistics(nn.Module):
+    """The source's own running statistics, equal to the backbone's at first; weights and biases stay shared.
+
+    Each domain is normalised by its own batch while training, so a single set of running statistics would describe
+    neither of them, and least the target where the source's pass comes last (`SCIENCE.md` 2.8).
+
+    Args:
+        backbone: the module whose BatchNorm layers are served; it keeps the target's statistics.
+    """
+
+    def __init__(self, backbone: nn.Module) -> None:
+        super().__init__()
+        self.layers = [name for name, module in backbone.named_modules() if _has_statistics(module)]
+        for index, name in enumerate(self.layers):
+            layer = backbone.get_submodule(name)
+            for kind in STATISTICS:
+                self.register_buffer(f"{kind}_{index}", layer.get_buffer(kind).detach().clone())
+
+    @contextmanager
+    def active(self, backbone: nn.Module) -> Iterator[None]:
+        """Puts the source's statistics into the backbone inside the block, to be used and to be updated."""
+        self._exchange(backbone)
+        try:
+            yield
+        finally:
+            self._exchange(backbone)
+
+    def _exchange(self, backbone: nn.Module) -> None:
+        for index, name in enumerate(self.layers):
+            theirs, ours = backbone.get_submodule(name)._buffers, self._buffers
+            for kind in STATISTICS:
+                theirs[kind], ours[f"{kind}_{index}"] = ours[f"{kind}_{index}"], theirs[kind]
+
+
+def source_statistics(backbone: nn.Module, policy: str) -> SourceStatistics | None:
+    """Returns the source's statistics under `policy`; None where they are shared or there are none."""
+    if policy == "shared" or not any(_has_statistics(module) for module in backbone.modules()):
+        return None
+    return SourceStatistics(backbone)
+
+
+def _has_statistics(module: nn.Module) -> bool:
+    return isinstance(module, _BatchNorm) and module.running_mean is not None
