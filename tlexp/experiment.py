@@ -81,6 +81,7 @@ def quiet() -> Iterator[None]:
         for message in (
             ".*does not have many workers",  # the arrays are in memory: a worker would only copy them
             ".*Checkpoint directory .* exists and is not empty",  # the run's own folder
+            "Found .* module.s. in eval mode at the start of training",  # frozen stages, as the report says
             ".*GPU available but not used",  # trainer.accelerator says so
             ".*`isinstance.treespec, LeafSpec.` is deprecated",  # Lightning's own use of torch
             "Grad strides do not match bucket view strides",  # 1x1 images of small networks, without effect
@@ -162,6 +163,7 @@ def collect(
         "best_epoch": best["epoch"],
         "epochs_run": len(history),
         "test_examples": tested,
+        "confusion_matrix": parts.task.confusion.tolist(),
         "config_hash": config.hash,
         "split_hashes": {role: domain.split.hash for role, domain in domains.items()},
         "weights": str(parts.loaded),

@@ -1,8 +1,6 @@
 """Every model of timm, with its own preprocessing and its own grouping into stages."""
 
 import difflib
-import logging
-import os
 from typing import Any
 
 import timm
@@ -10,6 +8,7 @@ from timm.data import resolve_model_data_config
 from timm.models import group_parameters
 from torch import Tensor, nn
 
+from tlexp.backbones import hub
 from tlexp.backbones.base import InputSpec, Stage, group_stages, measured_width
 from tlexp.errors import UsageError
 
@@ -63,13 +62,11 @@ class TimmBackbone(nn.Module):
         Raises:
             UsageError: where they can be had from neither.
         """
-        # One try is enough to know that there is no network.
-        os.environ.setdefault("HF_HUB_ETAG_TIMEOUT", "5")
-        logging.getLogger("huggingface_hub").setLevel(logging.CRITICAL)  # the error below says it in one line
+        hub.fail_fast()
         try:
             model = timm.create_model(self.name, pretrained=True, num_classes=0)
         except Exception as error:  # the hub's client raises a dozen kinds, all of them meaning the same here
-            cause = str(error).strip().splitlines()[0]
+            cause = str(error).strip().split(". ")[0].rstrip(".")
             raise UsageError(
                 f"init=pretrained: the weights of timm's {self.name} are neither in the local cache nor to be "
                 f"fetched ({cause}); give a local file as init=PATH, or init=random"

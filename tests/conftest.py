@@ -1,0 +1,102 @@
+"""What tests share: composing configurations, fitting in this process, and whole commands in their own."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import hydra
+import pytest
+import pytorch_lightning as pl
+import torch
+
+from tlexp import config as configuration
+from tlexp import experiment
+from tlexp.assemble import Parts, assemble, trainer_options
+from tlexp.cli import CONF
+from tlexp.config import Config
+from tlexp.launch import processes
+
+ROOT = Path(__file__).parent.parent
+QUICK = ("pretrain.epochs=1", "trainer.accelerator=cpu", "trainer.enable_progress_bar=false")
+
+STRATEGIES = sorted(path.stem for path in (CONF / "strategy").glob("*.yaml"))
+# Every backbone option, and of the two zoos a network with BatchNorm and one with dropout and without.
+BACKBONES = {
+    "small_cnn": ("backbone=small_cnn",),
+    "small_cnn_batchnorm": ("backbone=small_cnn", "backbone.norm=batch", "backbone.dropout=0.3"),
+    "timm_resnet": ("backbone=timm", "backbone.name=resnet10t", "backbone.size=32"),
+    "timm_vit": ("backbone=timm", "backbone.name=test_vit", "backbone.size=32", "backbone.drop_path_rate=0.3"),
+    "torchvision_resnet": ("backbone=torchvision", "backbone.name=resnet18", "backbone.size=32"),
+    "torchvision_alexnet": ("backbone=torchvision", "backbone.name=alexnet", "backbone.size=64"),
+}
+
+
+def compose(*overrides: str, root: Path = ROOT) -> Config:
+    """Composes and checks a configuration as the command line would."""
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = hydra.compose("config", overrides=["tracking=none", *QUICK, *overrides])
+    return configuration.load(cfg, root)
+
+
+@pytest.fixture(scope="session")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store of source weights that all test processes of a session share; its lock keeps them apart."""
+    base = tmp_path_factory.getbasetemp()
+    return (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "store"
+
+
+@pytest.fixture
+def answer(tmp_path: Path, store: Path) -> Callable[..., dict[str, Any]]:
+    """Runs one job in this process and returns its `metrics.json`, with its folder under `folder`."""
+    count = iter(range(1000))
+
+    def answer(*overrides: str) -> dict[str, Any]:
+        folder = tmp_path / f"run{next(count)}"
+        experiment.run(compose(f"store={store}", *overrides, root=tmp_path), folder)
+        return {**experiment.read_metrics(folder), "folder": folder}
+
+    return answer
+
+
+def fit(config: Config, *callbacks: pl.Callback) -> tuple[Parts, pl.Trainer]:
+    """Assembles and fits without checkpoints or records, for a look at what training leaves."""
+    parts = assemble(config)
+    with experiment.quiet():
+        trainer = pl.Trainer(
+            **trainer_options(config, processes(config.trainer)),
+            callbacks=list(callbacks),
+            logger=False,
+            enable_checkpointing=False,
+            num_sanity_val_steps=0,
+            use_distributed_sampler=False,
+        )
+        trainer.fit(parts.task, datamodule=parts.data)
+    return parts, trainer
+
+
+def state(module: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """Returns a copy of a module's parameters and buffers, non-persistent ones too."""
+    tensors = [*module.named_parameters(), *module.named_buffers()]
+    return {name: tensor.detach().clone() for name, tensor in tensors}
+
+
+def differing(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> set[str]:
+    """Returns the names whose tensors are not equal to the bit."""
+    assert a.keys() == b.keys()
+    return {name for name in a if not torch.equal(a[name], b[name])}
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    """Returns the tensors of a run's best checkpoint."""
+    content: dict[str, torch.Tensor] = torch.load(folder / "best.ckpt", weights_only=True)["state_dict"]
+    return content
+
+
+def command(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Runs `python run.py` as a user would, from another folder."""
+    env = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
+    line = [sys.executable, str(ROOT / "run.py"), *arguments]
+    return subprocess.run(line, cwd=cwd, env=env, capture_output=True, text=True, timeout=280)
