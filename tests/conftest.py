@@ -1,6 +1,10 @@
 """What tests share: composing configurations, fitting in this process, and whole commands in their own."""
 
 import os
+
+# Two test processes share two cores; with two threads each they would wait for each other. Before torch is imported.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,7 +19,7 @@ import torch
 from tlexp import config as configuration
 from tlexp import experiment
 from tlexp.assemble import Parts, assemble, trainer_options
-from tlexp.cli import CONF
+from tlexp.cli import CONF, with_trainer_options
 from tlexp.config import Config
 from tlexp.launch import processes
 
@@ -37,7 +41,8 @@ BACKBONES = {
 def compose(*overrides: str, root: Path = ROOT) -> Config:
     """Composes and checks a configuration as the command line would."""
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        cfg = hydra.compose("config", overrides=["tracking=none", *QUICK, *overrides])
+        arguments = with_trainer_options(["tracking=none", *QUICK, *overrides])
+        cfg = hydra.compose("config", overrides=arguments)
     return configuration.load(cfg, root)
 
 

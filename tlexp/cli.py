@@ -4,6 +4,7 @@ import logging
 import os
 import re
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import hydra
@@ -51,8 +52,7 @@ def main() -> None:
     """Entry point of `python run.py` and of the command `tlexp`."""
     # Hydra would print its own errors on several lines; with this set it hands them over to be told in one.
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
-    # Any argument of Lightning's Trainer may be given, listed in conf/trainer or not; Hydra wants ++ for the latter.
-    sys.argv[1:] = [f"++{arg}" if re.match(r"trainer\.\w", arg) else arg for arg in sys.argv[1:]]
+    sys.argv[1:] = with_trainer_options(sys.argv[1:])
     try:
         with stop_signals():
             job()
@@ -61,6 +61,11 @@ def main() -> None:
         sys.exit(stop.exit_code)
     except Exception as error:
         sys.exit(explain(error))
+
+
+def with_trainer_options(arguments: Iterable[str]) -> list[str]:
+    """Lets any argument of Lightning's Trainer be given, listed in conf/trainer or not; Hydra wants ++ for the latter."""
+    return [f"++{argument}" if re.match(r"trainer\.\w", argument) else argument for argument in arguments]
 
 
 def unexpected(error: BaseException) -> bool:

@@ -49,7 +49,9 @@ def test_a_step_brings_one_batch_of_each_trained_role():
     data = TransferData(domain(8), domain(10), SPEC, 4, 0, ("target", "source"))
     steps = [batch for batch, _, _ in data.train_dataloader()]
     assert len(steps) == data.steps == 2
-    assert [{role: len(part.labels) for role, part in step.items()} for step in steps] == [{"target": 4, "source": 4}] * 2
+    assert [{role: len(part.labels) for role, part in step.items()} for step in steps] == [
+        {"target": 4, "source": 4}
+    ] * 2
 
 
 def test_the_splits_do_not_depend_on_seed_strategy_or_alpha(store):

@@ -89,6 +89,8 @@ def _stage_name(path: list[str], pools: list[int]) -> str:
         return f"features{sum(int(path[1]) > pool for pool in pools)}" if int(path[1]) > pools[0] else "stem"
     if child == "features":
         return "stem" if path[1] in ("0", "conv0", "norm0") else f"features.{path[1]}"
+    if child in ("trunk_output", "blocks"):
+        return f"{child}.{path[1]}"
     if child == "encoder" and path[1] == "layers":
         return f"encoder.{path[2]}"
     if child in ("conv1", "bn1", "conv_proj", "class_token", "stem") or path[:2] == ["encoder", "pos_embedding"]:

@@ -1,0 +1,118 @@
+import pytest
+import torch
+from torch import nn
+
+from tests.conftest import BACKBONES, compose
+from tlexp.assemble import build
+from tlexp.backbones.base import group_stages, measured_width
+from tlexp.backbones.timm import TimmBackbone
+from tlexp.backbones.torchvision import TorchvisionBackbone
+from tlexp.errors import UsageError
+
+# Field row B2: models whose declared width is not that of their pooled output among them.
+MORE = {
+    "mobilenetv3": lambda: TimmBackbone("mobilenetv3_small_050", 64),
+    "mobilenetv4": lambda: TimmBackbone("mobilenetv4_conv_small", 64),
+    "efficientnet": lambda: TimmBackbone("efficientnet_lite0", 64),
+    "levit": lambda: TimmBackbone("levit_128s"),
+    "convnext": lambda: TimmBackbone("convnext_atto", 64),
+    "swin": lambda: TimmBackbone("swin_tiny_patch4_window7_224"),
+    "vgg16": lambda: TorchvisionBackbone("vgg16", 64),
+    "densenet": lambda: TorchvisionBackbone("densenet121", 64),
+    "vit_b_16": lambda: TorchvisionBackbone("vit_b_16"),
+    "regnet": lambda: TorchvisionBackbone("regnet_y_400mf", 64),
+}
+
+
+def make(name):
+    if name in MORE:
+        return MORE[name]()
+    return build("backbone", compose("init=random", *BACKBONES[name]).backbone)
+
+
+@pytest.fixture(scope="module", params=[*BACKBONES, *MORE])
+def backbone(request):
+    return make(request.param)
+
+
+def test_stages_own_every_tensor_once_in_order(backbone):
+    stages = backbone.stages()
+    for kind in ("parameters", "buffers"):
+        owned = [name for stage in stages for name in getattr(stage, kind)]
+        assert sorted(owned) == sorted(name for name, _ in getattr(backbone, f"named_{kind}")())
+    assert stages[0].name == "stem"
+    assert len(stages) >= 3
+    assert len({stage.name for stage in stages}) == len(stages)
+
+
+def test_modules_with_a_mode_of_their_own_belong_to_a_stage(backbone):
+    owned = [name for stage in backbone.stages() for name in stage.modules]
+    assert len(owned) == len(set(owned))
+    moody = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)
+    for name, module in backbone.named_modules():
+        if isinstance(module, moody) or type(module).__name__ == "DropPath":
+            assert name in owned
+
+
+def test_width_is_measured_and_trains(backbone):
+    backbone.train()
+    images = torch.randn(2, *backbone.input.shape)
+    features = backbone(images)
+    assert features.shape == (2, backbone.num_features)
+    features.square().mean().backward()
+    assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in backbone.parameters())
+
+
+def test_eval_features_do_not_depend_on_batch_mates(backbone):
+    backbone.eval()
+    images = torch.randn(3, *backbone.input.shape)
+    with torch.no_grad():
+        assert torch.allclose(backbone(images)[:1], backbone(images[:1]), atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("name", "count", "biases", "norms"),
+    [("alexnet", 57_044_810, 9_354, 0), ("vgg16", 134_301_514, 12_426, 0), ("resnet50", 23_528_522, 26_570, 53)],
+)
+def test_known_counts_with_ten_classes(name, count, biases, norms):
+    """`SCIENCE.md` 1.0."""
+    backbone = TorchvisionBackbone(name)
+    head = nn.Linear(backbone.num_features, 10)
+    both = [*backbone.named_parameters(), *head.named_parameters()]
+    assert sum(p.numel() for _, p in both) == count
+    assert sum(p.numel() for n, p in both if n.endswith("bias")) == biases
+    assert sum(isinstance(module, nn.BatchNorm2d) for module in backbone.modules()) == norms
+
+
+def test_preprocessing_is_the_models_own():
+    half = TimmBackbone("vit_tiny_patch16_224.augreg_in21k_ft_in1k").input
+    assert (half.mean, half.std, half.interpolation) == ((0.5,) * 3, (0.5,) * 3, "bicubic")
+    imagenet = TorchvisionBackbone("resnet18").input
+    assert imagenet.mean == (0.485, 0.456, 0.406)
+    assert (imagenet.size, imagenet.interpolation) == (224, "bilinear")
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: TimmBackbone("resnet19"), "resnet19: timm has no such model; did you mean: resnet18"),
+        (lambda: TorchvisionBackbone("vgg17"), "vgg17: torchvision has no such classifier; did you mean: vgg"),
+        (lambda: TimmBackbone("vgg11", drop_path_rate=0.1), "leave that option at its default"),
+    ],
+)
+def test_what_cannot_be_built_is_named(make, message):
+    with pytest.raises(UsageError, match=message):
+        make()
+
+
+def test_grouping_gives_a_loose_dropout_to_the_stage_before_it():
+    net = nn.Sequential(nn.Linear(2, 2), nn.Dropout(), nn.BatchNorm1d(2), nn.ReLU())
+    stages = group_stages(net, {name: "a" if name[0] == "0" else "b" for name in net.state_dict()}, ["a", "b"])
+    assert [stage.modules for stage in stages] == [("0", "1"), ("2", "3")]
+
+
+def test_measuring_leaves_the_mode():
+    backbone = make("small_cnn")
+    assert backbone.training
+    assert measured_width(backbone.eval(), backbone.input) == 128
+    assert not backbone.training

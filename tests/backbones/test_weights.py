@@ -1,0 +1,70 @@
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from tests.conftest import differing, state
+from tlexp.backbones.small_cnn import SmallCNN
+from tlexp.backbones.weights import load_backbone, read_state
+from tlexp.errors import UsageError
+
+
+@pytest.mark.parametrize("prefix", ["", "module.", "model.backbone.", "_orig_mod.", "backbone.", "model.module."])
+@pytest.mark.parametrize("ending", [".pth", ".ckpt", ".safetensors"])
+def test_weights_arrive_whatever_wraps_them(tmp_path, prefix, ending):
+    source, target = SmallCNN(norm="batch"), SmallCNN(norm="batch")
+    tensors = {f"{prefix}{name}": tensor for name, tensor in source.state_dict().items()}
+    path = tmp_path / f"weights{ending}"
+    if ending == ".safetensors":
+        save_file(tensors, path)
+    else:
+        torch.save({"state_dict": tensors, "epoch": 3} if ending == ".ckpt" else tensors, path)
+    result = load_backbone(target, read_state(path), "a file", allow_partial=False)
+    assert not differing(state(source), state(target))
+    assert result.loaded == result.total == len(source.state_dict())
+    assert str(result) == f"a file: {result.total} of {result.total} tensors"
+
+
+def test_the_old_head_is_left_out_and_said():
+    tensors = {**SmallCNN().state_dict(), "heads.target.weight": torch.zeros(5, 128)}
+    result = load_backbone(SmallCNN(), tensors, "five classes", allow_partial=False)
+    assert result.left_out == ("heads.target.weight",)
+    assert "left out heads.target.weight" in str(result)
+
+
+def test_less_than_the_whole_backbone_is_an_error_unless_allowed():
+    tensors = SmallCNN().state_dict()
+    del tensors["stem.0.weight"]
+    tensors["hidden.2.weight"] = torch.zeros(3, 3)
+    with pytest.raises(UsageError, match=r"loads 9 of 11 tensors, missing stem.0.weight, hidden.2.weight: .*allow_par"):
+        load_backbone(SmallCNN(), tensors, "half", allow_partial=False)
+    result = load_backbone(SmallCNN(), tensors, "half", allow_partial=True)
+    assert (result.loaded, result.total, len(result.missing)) == (9, 11, 2)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "not a readable checkpoint"),
+        (b"not a checkpoint at all", "not a readable checkpoint"),
+        ({}, "holds no tensors by name"),
+        ({"epoch": 3}, "holds no tensors by name"),
+    ],
+)
+def test_files_that_hold_nothing_are_said_in_one_line(tmp_path, content, message):
+    path = tmp_path / "weights.ckpt"
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    else:
+        torch.save(content, path)
+    with pytest.raises(UsageError, match=message) as caught:
+        read_state(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_torn_file_is_said_in_one_line(tmp_path):
+    path = tmp_path / "weights.pth"
+    torch.save(nn.Linear(100, 100).state_dict(), path)
+    path.write_bytes(path.read_bytes()[:5000])
+    with pytest.raises(UsageError, match="not a readable checkpoint"):
+        read_state(path)

@@ -1,0 +1,96 @@
+"""The equalities of `SCIENCE.md` 1.1: where two names must mean the same run, to the bit."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.utilities.combined_loader import CombinedLoader
+from sklearn.linear_model import LogisticRegression
+
+from tests.conftest import compose, differing, fit, state, weights
+from tlexp.assemble import assemble
+from tlexp.data.batches import CycledBatches
+from tlexp.experiment import quiet
+
+SHORT = ("epochs=3",)
+
+
+def test_full_transfer_from_random_weights_is_scratch(answer):
+    """T-1a."""
+    a = answer("strategy=full_transfer", "init=random", *SHORT)
+    b = answer("strategy=scratch", *SHORT)
+    assert not differing(weights(a["folder"]), weights(b["folder"]))
+    assert a["test/target/nll"] == b["test/target/nll"]
+
+
+@pytest.mark.parametrize("alpha", ["0", "0.5"])
+def test_finetune_with_the_full_recipe_is_full_transfer(answer, alpha):
+    """T-1b."""
+    full = answer("strategy=full_transfer", f"alpha={alpha}", *SHORT)
+    same = ("strategy.backbone_lr_mult=1", "strategy.freeze_until=null", "lr=0.003")
+    tuned = answer("strategy=finetune", f"alpha={alpha}", *same, *SHORT)
+    assert not differing(weights(full["folder"]), weights(tuned["folder"]))
+    slower = answer("strategy=finetune", f"alpha={alpha}", "lr=0.003", *SHORT)
+    assert differing(weights(full["folder"]), weights(slower["folder"]))
+
+
+@pytest.mark.parametrize("clip", ["null", "0.05"])
+def test_the_targets_head_does_not_depend_on_alpha_under_a_frozen_backbone(store, clip):
+    """T-3a: with two heads, and with clipping too, since each head is clipped by itself."""
+
+    def trained(alpha: str) -> tuple[Any, dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+        options = ("strategy=shared_representation", "head=two", "objective.allow_inert_alpha=true", *SHORT)
+        config = compose(
+            f"store={store}", "init=random", f"alpha={alpha}", f"trainer.gradient_clip_val={clip}", *options
+        )
+        parts, _ = fit(config)
+        return parts.task.model, state(parts.task.model.heads["target"]), state(parts.task.model.backbone)
+
+    _, head, backbone = trained("0")
+    sources = []
+    for alpha in ("0.1", "1", "10"):
+        model, other_head, other_backbone = trained(alpha)
+        assert not differing(head, other_head)
+        assert not differing(backbone, other_backbone)
+        sources.append(state(model.heads["source"]))
+    assert differing(sources[0], sources[1])
+
+
+def test_shared_representation_with_one_head_is_weighted_logistic_regression():
+    """T-3b: the minimiser of mean loss + alpha * mean loss + (decay / 2) |w|^2, as scikit-learn finds it."""
+    alpha, decay = 0.5, 0.05
+    recipe = ("optimizer=sgd", f"optimizer.weight_decay={decay}", "backbone.width=8", "lr=0.1", "epochs=3")
+    data = ("data.source.classes=[0,1,2]", "data.target.classes=[0,1,2]", "data.test_fraction=0.9", "batch_size=12")
+    method = ("strategy=shared_representation", "init=random", "backbone.dropout=0", f"alpha={alpha}")
+    parts = assemble(compose(*method, *recipe, *data))
+    fit_full_batches(parts, epochs=3, steps=500)
+
+    model = parts.task.model.eval()
+    sets = {role: domain.dataset("train", parts.data.spec) for role, domain in parts.data.domains.items()}
+    with torch.no_grad():
+        features = {role: model.backbone(data.inputs).numpy() for role, data in sets.items()}
+        ours = model(sets["target"].inputs).numpy()
+    n, m = (len(features[role]) for role in ("target", "source"))
+    oracle = LogisticRegression(C=1 / decay, tol=1e-10, max_iter=10000).fit(
+        np.concatenate([features["target"], features["source"]]),
+        np.concatenate([sets["target"].labels, sets["source"].labels]),
+        sample_weight=np.concatenate([np.full(n, 1 / n), np.full(m, alpha / m)]),
+    )
+    theirs = oracle.decision_function(features["target"])
+    # The softmax does not see a constant common to all classes.
+    ours, theirs = (logits - logits.mean(1, keepdims=True) for logits in (ours, theirs))
+    assert np.abs(theirs).max() > 0.1
+    assert np.abs(ours - theirs).max() < 1e-3
+
+
+def fit_full_batches(parts: Any, epochs: int, steps: int) -> None:
+    """Trains with all of both domains in every step, so that descent is deterministic."""
+    sizes = {role: domain.sizes()["train"] for role, domain in parts.data.domains.items()}
+    batches = {role: CycledBatches(size, size, steps, seed=0) for role, size in sizes.items()}
+    train = CombinedLoader({r: parts.data._loader(r, "train", b) for r, b in batches.items()}, "min_size")
+    off = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
+    with quiet():
+        trainer = pl.Trainer(accelerator="cpu", max_epochs=epochs, check_val_every_n_epoch=epochs, **off)
+        trainer.fit(parts.task, train, parts.data.val_dataloader())

@@ -1,0 +1,178 @@
+"""Contract 2: alpha = 0 is the target alone, to the bit; the oracle is a plain PyTorch loop written out here."""
+
+from typing import Any
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from sklearn.metrics import f1_score
+from torch.nn.functional import cross_entropy
+
+from tests.conftest import BACKBONES, compose, differing, fit, state
+from tlexp import assemble as assembling
+from tlexp.assemble import assemble
+from tlexp.schedule import cosine
+from tlexp.streams import derive, permutation
+
+CHANCY = ("small_cnn_batchnorm", "timm_vit", "timm_resnet")  # BatchNorm, dropout, stochastic depth
+FEW = ("data.target.classes=[0,1,2]", "data.source.classes=[0,1,2]", "data.test_fraction=0.9", "batch_size=5")
+RUN = ("init=random", "strategy=finetune", "epochs=3", "lr=0.01", "seed=3", *FEW)
+
+
+class RandomState(pl.Callback):
+    """Notes the global random state after the last training batch of each epoch."""
+
+    def __init__(self) -> None:
+        self.states: list[torch.Tensor] = []
+
+    def on_train_epoch_end(self, *_: Any) -> None:
+        self.states.append(torch.get_rng_state())
+
+
+def plain_loop(backbone: str) -> tuple[Any, torch.optim.Optimizer, torch.Tensor, dict[str, float]]:
+    """Trains on the target with nothing but PyTorch; only the model and the tensors are the product's."""
+    parts = assemble(compose(*RUN, *BACKBONES[backbone]))
+    model, target = parts.task.model, parts.data.domains["target"]
+    sets = {part: target.dataset(part, parts.data.spec) for part in ("train", "val")}
+    rates = {"backbone": 0.001, "heads": 0.01}
+    groups = []
+    for stage in model.stages:
+        own = [dict(model.named_parameters())[name] for name in stage.parameters]
+        rate = rates[stage.parameters[0].split(".")[0]]
+        groups += [{"params": [p for p in own if p.ndim > 1], "lr": rate}] if any(p.ndim > 1 for p in own) else []
+        plain = [p for p in own if p.ndim <= 1]
+        groups += [{"params": plain, "lr": rate, "weight_decay": 0.0}] if plain else []
+    optimizer = torch.optim.AdamW(groups, weight_decay=0.01, betas=(0.9, 0.999))
+    n, step = len(sets["train"].labels), 0
+    sizes = [5, 5, 5] if n == 15 else [4, 4, 4]
+    total = 3 * len(sizes)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: cosine(step, total, 0.1))
+    assert sum(sizes) == n
+    for epoch in range(3):
+        model.train()
+        torch.manual_seed(derive(3, "dropout/target", epoch, 0))
+        order = torch.from_numpy(permutation(n, 3, "batches/target", epoch))
+        for chosen in order.split(sizes):
+            loss = cross_entropy(model(sets["train"].inputs[chosen]), sets["train"].labels[chosen], reduction="none")
+            optimizer.zero_grad(set_to_none=True)
+            loss.mean().backward()
+            optimizer.step()
+            scheduler.step()
+            step += 1
+    chance = torch.get_rng_state()
+    model.eval()
+    with torch.no_grad():
+        logits = model(sets["val"].inputs)
+    labels = sets["val"].labels
+    values = {
+        "nll": cross_entropy(logits, labels).item(),
+        "accuracy": (logits.argmax(1) == labels).float().mean().item(),
+        "macro_f1": f1_score(labels, logits.argmax(1), average="macro"),
+    }
+    return model, optimizer, chance, values
+
+
+@pytest.mark.parametrize("backbone", CHANCY)
+def test_alpha_zero_is_a_plain_loop_over_the_target(backbone):
+    watch = RandomState()
+    parts, trainer = fit(compose(*RUN, *BACKBONES[backbone], "alpha=0"), watch)
+    model, optimizer, chance, values = plain_loop(backbone)
+    assert not differing(state(parts.task.model), state(model))
+    ours, theirs = trainer.optimizers[0].state_dict()["state"], optimizer.state_dict()["state"]
+    assert ours.keys() == theirs.keys()
+    for index, entry in ours.items():
+        assert all(torch.equal(entry[name], theirs[index][name]) for name in entry)
+    assert torch.equal(watch.states[-1], chance)
+    for name, value in values.items():
+        assert float(trainer.callback_metrics[f"val/target/{name}"]) == pytest.approx(value, abs=1e-6)
+
+
+def test_nothing_of_the_source_is_built(monkeypatch):
+    """The source's reader is not even called, and neither head, criterion, loader nor metric exists."""
+    read: list[str] = []
+    original = assembling.build
+
+    def spy(group: str, node: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        read.append(str(node["name"]) if group == "data" else group)
+        return original(group, node, *args, **kwargs)
+
+    monkeypatch.setattr(assembling, "build", spy)
+    parts = assemble(compose(*RUN, "alpha=0", "head=two"))
+    assert "digits" in read
+    assert "mnist" not in read
+    assert list(parts.data.domains) == list(parts.task.model.heads) == list(parts.task.criteria) == ["target"]
+    assert not [name for name in parts.task.state_dict() if "source" in name]
+    assert {name.split("_")[1] for name in parts.task.evaluations} == {"target"}
+    assert list(parts.data.train_dataloader().iterables) == ["target"]
+
+
+@pytest.mark.parametrize("backbone", CHANCY)
+def test_the_source_pass_leaves_the_targets_chance(backbone):
+    """With alpha > 0 the target sees the same batches, the same dropout and the same head as with alpha = 0."""
+    alone, joint = RandomState(), RandomState()
+    a, _ = fit(compose(*RUN, *BACKBONES[backbone], "alpha=0"), alone)
+    b, _ = fit(compose(*RUN, *BACKBONES[backbone], "alpha=0.5"), joint)
+    assert all(torch.equal(x, y) for x, y in zip(alone.states, joint.states, strict=True))
+    assert differing(state(a.task.model.heads), state(b.task.model.heads))
+
+
+def test_heads_start_equal_for_every_strategy_and_alpha(store):
+    heads = []
+    for overrides in (
+        ("strategy=finetune", "alpha=0"),
+        ("strategy=scratch", "alpha=1"),
+        ("strategy=linear_probe", "head=one", "alpha=2"),
+        ("strategy=finetune", "head=two", "alpha=1"),
+    ):
+        heads.append(state(assemble(compose(*overrides, "init=random")).task.model.heads["target"]))
+    assert all(not differing(heads[0], head) for head in heads[1:])
+    other = state(assemble(compose("seed=1", "init=random")).task.model.heads["target"])
+    assert differing(heads[0], other)
+
+
+def test_alpha_infinity_is_the_source_alone():
+    """Its gradient is that of the source's loss: a plain loop over the source's stream finds the same weights."""
+    run = (*RUN, "alpha=inf", "backbone.dropout=0", "optimizer=sgd", "schedule=constant", "strategy=full_transfer")
+    parts, _ = fit(compose(*run))
+    twin = assemble(compose(*run))
+    model, source = twin.task.model, twin.data.domains["source"]
+    data = source.dataset("train", twin.data.spec)
+    groups = {True: [], False: []}
+    for parameter in model.parameters():
+        groups[parameter.ndim > 1].append(parameter)
+    optimizer = torch.optim.SGD(
+        [{"params": groups[True], "weight_decay": 0.0005}, {"params": groups[False], "weight_decay": 0.0}],
+        lr=0.01,
+        momentum=0.9,
+        nesterov=True,
+    )
+    model.train()
+    for step in range(3 * twin.data.steps):
+        n = len(data.labels)
+        places = range(5 * step, 5 * step + 5)
+        chosen = [int(permutation(n, 3, "batches/source", place // n)[place % n]) for place in places]
+        optimizer.zero_grad()
+        cross_entropy(model(data.inputs[chosen]), data.labels[chosen], reduction="none").mean().backward()
+        optimizer.step()
+    ours, theirs = state(parts.task.model), state(model)
+    assert all(torch.allclose(ours[name], theirs[name], atol=1e-6) for name in ours)
+
+
+def test_the_source_has_its_own_batchnorm_statistics():
+    """Field row A17: with the two domains apart, the target's running statistics are those of the target alone."""
+    run = (*RUN, "strategy=shared_representation", "backbone.norm=batch", "strategy.heads=all")
+    parts = assemble(compose(*run, "alpha=0.5"))
+    model = parts.task.model
+    model.set_trainable({stage.name for stage in model.stages})
+    model.train()
+    before = state(model.backbone)
+    images = torch.randn(4, *model.backbone.input.shape) + 3
+    model(images, "source")
+    assert not differing(before, state(model.backbone))
+    assert torch.equal(model.source_statistics.num_batches_tracked_0, torch.tensor(1))
+    shifted = model.source_statistics.running_mean_0.clone()
+    model(images - 3, "target")
+    assert differing(before, state(model.backbone))
+    assert torch.equal(model.source_statistics.running_mean_0, shifted)
+    shared = assemble(compose(*run, "alpha=0.5", "norm=shared")).task.model
+    assert shared.source_statistics is None

@@ -1,0 +1,181 @@
+"""Whole jobs in this process: what they leave behind and how the parts of `init` find each other."""
+
+import json
+
+import pytest
+import torch
+import yaml
+
+from tests.conftest import compose, differing, state, weights
+from tlexp import experiment
+from tlexp.assemble import assemble, source_folder
+from tlexp.errors import UsageError
+
+SHORT = ("epochs=2",)
+
+
+def test_a_run_leaves_what_it_promises(answer):
+    result = answer("alpha=0.5", *SHORT)
+    folder = result["folder"]
+    names = {path.name for path in folder.iterdir()}
+    pictures = {"confusion_matrix.png", "learning_curves.png"}
+    assert names == {"best.ckpt", "config.yaml", "history.jsonl", "metrics.json", *pictures}
+    for role in ("target", "source"):
+        for name in ("accuracy", "macro_f1", "nll", "ece"):
+            assert 0 <= result[f"val/{role}/{name}"]
+            assert 0 <= result[f"test/{role}/{name}"]
+    low, high = result["test/target/accuracy_ci95"]
+    assert low <= result["test/target/accuracy"] <= high
+    assert sum(map(sum, result["confusion_matrix"])) == result["test_examples"] == 719
+    diagonal = sum(result["confusion_matrix"][i][i] for i in range(10))
+    assert result["test/target/accuracy"] == pytest.approx(diagonal / 719)
+    assert set(result["split_hashes"]) == {"target", "source"}
+    assert result["config_hash"] == compose("alpha=0.5", *SHORT).hash
+    assert result["mlflow_run_id"] is None
+    assert result["weights"].startswith("source mnist: 11 of 11 tensors, left out model.heads.target")
+    before = json.loads((source_folder_of(folder) / "metrics.json").read_text())["test/target/accuracy"]
+    assert result["forgetting"] == pytest.approx(before - result["test/source/accuracy"])
+    rows = [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
+    assert [row["epoch"] for row in rows] == [0, 1]
+    assert result["score"] == min(row["val/target/nll"] for row in rows)
+
+
+def source_folder_of(folder):
+    content = yaml.safe_load((folder / "config.yaml").read_text())
+    return source_folder(compose(f"store={content['store']}"))
+
+
+def test_the_score_is_that_of_the_checkpoint_kept(answer):
+    """The best validation value, not the last; the test is taken with the same weights."""
+    result = answer("epochs=12", "lr=0.05", "strategy.backbone_lr_mult=1", "monitor=val/target/accuracy")
+    rows = [json.loads(line) for line in (result["folder"] / "history.jsonl").read_text().splitlines()]
+    values = [row["val/target/accuracy"] for row in rows]
+    assert result["score"] == max(values)
+    assert result["best_epoch"] == values.index(max(values))
+    assert result["best_epoch"] < len(rows) - 1, "or the test shows nothing"
+    parts = assemble(compose("init=random"))
+    parts.task.load_state_dict(weights(result["folder"]), strict=False)
+    data = parts.data.domains["target"].dataset("test", parts.data.spec)
+    with torch.no_grad():
+        guesses = parts.task.model.eval()(data.inputs).argmax(1)
+    assert (guesses == data.labels).double().mean().item() == pytest.approx(result["test/target/accuracy"])
+
+
+def test_early_stopping_stops(answer):
+    options = ("lr=0.05", "strategy.backbone_lr_mult=1", "schedule=constant", "optimizer=sgd")
+    result = answer("epochs=60", "patience=2", "monitor=val/target/accuracy", *options)
+    assert result["epochs_run"] == result["best_epoch"] + 1 + 2 < 60
+
+
+def test_the_source_is_trained_once_and_found_again(answer, tmp_path, monkeypatch):
+    store = f"store={tmp_path}/own"
+    trained = []
+    original = experiment.train
+
+    def spy(config, folder, record):
+        trained.append(config.strategy["name"])
+        original(config, folder, record)
+
+    monkeypatch.setattr(experiment, "train", spy)
+    answer(store, *SHORT)
+    answer(store, "seed=1", "alpha=0.5", "optimizer=sgd", "lr=0.1", "data.shots=10", *SHORT)
+    assert trained == ["source_training", "finetune", "finetune"]
+    answer(store, "data.source.rotation=90", *SHORT)
+    assert trained[3:] == ["source_training", "finetune"]
+
+
+def test_an_interrupted_source_run_is_not_taken_for_a_finished_one(answer, tmp_path):
+    store = f"store={tmp_path}/own"
+    folder = source_folder(compose(store))
+    folder.mkdir(parents=True)
+    (folder / "best.ckpt").write_bytes(b"torn")
+    assert answer(store, *SHORT)["weights"].startswith("source mnist: 11 of 11")
+
+
+def test_mistakes_are_said_before_the_source_is_trained(tmp_path):
+    config = compose("batch_size=64", f"store={tmp_path}/own", root=tmp_path)
+    with pytest.raises(UsageError, match="batch_size=64"):
+        experiment.run(config, tmp_path / "run")
+    assert not list((tmp_path / "own").glob("*/*"))
+
+
+@pytest.mark.parametrize("strategy", ["finetune", "full_transfer", "linear_probe", "shared_representation"])
+def test_weights_of_another_label_set_arrive_whole(answer, strategy):
+    """Field row B12: five classes to three; the backbone is complete, the head is new and it is said."""
+    options = ("data.source.classes=[0,1,2,3,4]", "data.target.classes=[5,6,7]", "batch_size=8")
+    result = answer(f"strategy={strategy}", *options, *SHORT)
+    assert result["weights"].startswith("source mnist: 11 of 11 tensors, left out model.heads.target.weight")
+    assert weights(result["folder"])["model.heads.target.weight"].shape[0] == 3
+
+
+def test_different_label_sets_get_two_heads(answer):
+    options = ("data.source.classes=[0,1,2,3,4]", "data.target.classes=[5,6,7,8,9]", "alpha=0.5")
+    heads = {name for name in weights(answer(*options, *SHORT)["folder"]) if "heads" in name and "weight" in name}
+    assert heads == {"model.heads.target.weight", "model.heads.source.weight"}
+
+
+def test_init_takes_the_checkpoint_of_another_run(answer):
+    """Field row E4: the printed path can be given back as it is."""
+    first = answer("init=random", "strategy=scratch", *SHORT)
+    assert "=" not in first["checkpoint"]
+    second = answer(f"init={first['checkpoint']}", "strategy=linear_probe", *SHORT)
+    assert "11 of 11 tensors" in second["weights"]
+    before, after = weights(first["folder"]), weights(second["folder"])
+    backbone = [name for name in before if name.startswith("model.backbone.")]
+    assert all(torch.equal(before[name], after[name]) for name in backbone)
+
+
+def test_init_takes_an_mlflow_run(tmp_path, store):
+    base = ("tracking=mlflow", f"store={store}", *SHORT)
+    folder = tmp_path / "first"
+    experiment.run(compose(*base, "init=random", "tracking.log_checkpoint=true", root=tmp_path), folder)
+    run_id = experiment.read_metrics(folder)["mlflow_run_id"]
+    for gone in (False, True):
+        if gone:
+            (folder / "best.ckpt").rename(tmp_path / "elsewhere.ckpt")
+        experiment.run(compose(*base, f"init={run_id}", root=tmp_path), tmp_path / f"second{gone}")
+        assert "11 of 11 tensors" in experiment.read_metrics(tmp_path / f"second{gone}")["weights"]
+    with pytest.raises(UsageError, match="neither source, random"):
+        experiment.run(compose(*base, f"init={'0' * 32}", root=tmp_path), tmp_path / "third")
+
+
+def test_a_checkpoint_can_be_understood_alone(answer, monkeypatch):
+    """Contract 7 and field row G1: plain values and tensors only, no network, classes and input beside them."""
+    result = answer("alpha=0.5", "data.target.classes=[7,3]", "data.source.classes=[3,7]", "batch_size=4", *SHORT)
+    content = torch.load(result["folder"] / "best.ckpt", weights_only=True)
+    card = content["tlexp"]
+    assert card["classes"] == {"target": ["7", "3"], "source": ["3", "7"]}
+    assert card["backbone"] == "small_cnn"
+    assert card["input"] == {"channels": 1, "size": 16, "mean": [0.5], "std": [0.5], "interpolation": "bilinear"}
+    assert card["config"]["alpha"] == 0.5
+    assert card["metrics"]["val/target/nll"] == result["val/target/nll"]
+
+    def no_network(*args, **kwargs):
+        raise AssertionError("a checkpoint of ours was loaded over the network")
+
+    monkeypatch.setattr("socket.create_connection", no_network)
+    monkeypatch.setattr("socket.getaddrinfo", no_network)
+    answer(f"init={result['checkpoint']}", *SHORT)
+
+
+def test_class_weights_and_label_smoothing_change_the_loss(answer):
+    plain = answer("init=random", *SHORT)
+    for option in ("objective.label_smoothing=0.2", "objective.class_weights=balanced"):
+        data = ("data.shots=null", "data.fraction=0.3") if "class" in option else ()
+        base = plain if not data else answer("init=random", *data, *SHORT)
+        assert answer("init=random", option, *data, *SHORT)["train/target/loss"] != base["train/target/loss"]
+
+
+def test_jobs_of_one_process_do_not_leak_into_each_other(answer):
+    """Field row E14: the same seed gives the same weights, whatever ran before it."""
+    first = answer("seed=2", "alpha=0.5", *SHORT)
+    torch.manual_seed(99)
+    answer("seed=1", "strategy=scratch", *SHORT)
+    again = answer("seed=2", "alpha=0.5", *SHORT)
+    assert not differing(weights(first["folder"]), weights(again["folder"]))
+
+
+def test_source_weights_do_not_depend_on_the_runs_seed(answer):
+    a, b = (assemble(compose(f"seed={seed}", "init=random")).task.model.backbone for seed in (0, 1))
+    assert differing(state(a), state(b))
+    assert source_folder(compose("seed=0")) == source_folder(compose("seed=1"))
