@@ -117,14 +117,13 @@ def test_the_source_pass_leaves_the_targets_chance(backbone):
 
 
 def test_heads_start_equal_for_every_strategy_and_alpha(store):
-    heads = []
-    for overrides in (
+    runs = (
         ("strategy=finetune", "alpha=0"),
         ("strategy=scratch", "alpha=1"),
         ("strategy=linear_probe", "head=one", "alpha=2"),
         ("strategy=finetune", "head=two", "alpha=1"),
-    ):
-        heads.append(state(assemble(compose(*overrides, "init=random")).task.model.heads["target"]))
+    )
+    heads = [state(assemble(compose(*run, "init=random")).task.model.heads["target"]) for run in runs]
     assert all(not differing(heads[0], head) for head in heads[1:])
     other = state(assemble(compose("seed=1", "init=random")).task.model.heads["target"])
     assert differing(heads[0], other)

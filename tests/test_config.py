@@ -70,12 +70,16 @@ WRONG = [
 @pytest.mark.parametrize(("overrides", "message"), WRONG, ids=[" ".join(overrides) for overrides, _ in WRONG])
 def test_a_wrong_value_is_one_line_with_value_rule_and_remedy(overrides, message):
     with pytest.raises((UsageError, HydraException, OmegaConfBaseException)) as caught:
-        config = compose("init=random", *overrides)
-        trainer_options(config, processes(config.trainer))
-        assemble(config)
+        build_all(*overrides)
     line = one_line(caught.value)
     assert message in line
     assert "\n" not in line
+
+
+def build_all(*overrides):
+    config = compose("init=random", *overrides)
+    trainer_options(config, processes(config.trainer))
+    assemble(config)
 
 
 def test_a_strategy_that_freezes_everything_is_refused(monkeypatch):

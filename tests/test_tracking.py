@@ -2,6 +2,7 @@ import json
 import multiprocessing
 import os
 import signal
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -47,12 +48,10 @@ def runs(config: Any) -> list[Any]:
 def test_the_status_is_what_happened(tmp_path, open_folder, error, status):
     config = config_in(tmp_path)
     (open_folder / "metrics.json").write_text("{}")
-    try:
-        with tracking.tracked(config, open_folder):
-            if error is not None:
-                raise error
-    except BaseException as caught:
-        assert caught is error
+    expected = nullcontext() if error is None else pytest.raises(type(error))
+    with expected, tracking.tracked(config, open_folder):
+        if error is not None:
+            raise error
     (run,) = runs(config)
     assert run.info.status == status
     assert (run.data.tags.get("error") is None) == (error is None)

@@ -64,7 +64,7 @@ def main() -> None:
 
 
 def with_trainer_options(arguments: Iterable[str]) -> list[str]:
-    """Lets any argument of Lightning's Trainer be given, listed in conf/trainer or not; Hydra wants ++ for the latter."""
+    """Lets any argument of the Trainer be given, listed in conf/trainer or not; Hydra wants ++ for the latter."""
     return [f"++{argument}" if re.match(r"trainer\.\w", argument) else argument for argument in arguments]
 
 

@@ -1,3 +1,5 @@
+from itertools import chain
+
 import numpy as np
 import pytest
 import torch
@@ -13,7 +15,7 @@ def indices(batches):
 def test_an_epoch_is_one_pass_in_even_batches(n, size, sizes):
     batches = ShuffledBatches(n, size, seed=0)
     assert [len(batch) for batch in indices(batches)] == sizes
-    assert sorted(sum(indices(batches), [])) == list(range(n))
+    assert sorted(chain(*indices(batches))) == list(range(n))
 
 
 def test_order_depends_on_seed_and_epoch_alone():
@@ -46,7 +48,7 @@ def test_the_source_cycles_reshuffled_and_keeps_its_place():
     for epoch in range(5):
         batches.set_epoch(epoch)
         assert len(batches) == len(indices(batches)) == 3
-        stream += sum(indices(batches), [])
+        stream += chain(*indices(batches))
     passes = [stream[i : i + 10] for i in range(0, 60, 10)]
     assert all(sorted(each) == list(range(10)) for each in passes)
     assert len({tuple(each) for each in passes}) == 6

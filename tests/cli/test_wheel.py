@@ -1,0 +1,62 @@
+"""Field row E7: what is installed is what works, from any folder and with a user's own options."""
+
+import os
+import subprocess
+import sys
+import sysconfig
+import venv
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import QUICK, ROOT
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A clean environment that holds the built wheel; dependencies are lent by the one that tests run in."""
+    base = tmp_path_factory.mktemp("wheel")
+    build = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(base / "dist"), str(ROOT)]
+    subprocess.run(build, check=True, capture_output=True)  # an sdist, and the wheel from it
+    venv.create(base / "venv", with_pip=True)
+    python = base / "venv/bin/python"
+    (wheel,) = (base / "dist").glob("*.whl")
+    install = [str(python), "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", str(wheel)]
+    subprocess.run(install, check=True)
+    place = subprocess.run(
+        [python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"], check=True, capture_output=True
+    )
+    lent = Path(place.stdout.decode().strip()) / "zz_lent.pth"
+    lent.write_text(sysconfig.get_path("purelib") + "\n")
+    return base
+
+
+def tlexp(installed: Path, *arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    line = [str(installed / "venv/bin/tlexp"), *arguments]
+    return subprocess.run(line, cwd=cwd, env=env, capture_output=True, text=True, timeout=200)
+
+
+def test_the_wheel_holds_every_option(installed):
+    (wheel,) = (installed / "dist").glob("*.whl")
+    names = set(zipfile.ZipFile(wheel).namelist())
+    for option in (ROOT / "conf").rglob("*.yaml"):
+        assert f"tlexp/{option.relative_to(ROOT)}" in names
+
+
+@pytest.mark.slow
+def test_the_command_works_from_any_folder_with_a_users_own_options(installed, tmp_path):
+    assert "strategy: finetune" in tlexp(installed, "--help", cwd=tmp_path).stdout
+    (tmp_path / "mine/strategy").mkdir(parents=True)
+    (tmp_path / "mine/strategy/gentle.yaml").write_text(
+        "# @package _global_\ndefaults: [finetune]\nstrategy: {name: gentle, backbone_lr_mult: 0.01}\n"
+    )
+    options = ("--config-dir", "mine", "strategy=gentle", *QUICK, "init=random", "epochs=1", "tracking=none")
+    done = tlexp(installed, *options, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "gentle" in done.stdout
+    assert "target test accuracy" in done.stdout
+    code = "import tlexp; print(tlexp.__file__)"
+    place = subprocess.run([installed / "venv/bin/python", "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert str(installed) in place.stdout, "the checkout was tested instead"

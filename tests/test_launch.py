@@ -1,0 +1,159 @@
+"""Two processes a job: each trains the job's own values, and together they do what one process does."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from mlflow import MlflowClient
+
+from tests.conftest import QUICK, ROOT, command, compose, weights
+from tlexp import launch
+from tlexp.assemble import assemble
+from tlexp.errors import UsageError
+
+# 21 test images and 12 training images: nothing divides evenly by two.
+UNEVEN = ("data.target.classes=[0,1,2]", "data.test_fraction=0.039", "batch_size=5", "backbone.dropout=0")
+RUN = (*UNEVEN, "optimizer=sgd", "lr=0.05", "epochs=3", "init=random", "monitor=val/target/nll")
+DDP = "trainer=ddp"
+
+pytestmark = pytest.mark.slow
+
+
+def result_in(folder: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((folder / "metrics.json").read_text())
+    return content
+
+
+def only_run(cwd: Path) -> Path:
+    (folder,) = (cwd / "outputs/runs").iterdir()
+    return folder
+
+
+def close(a: Path, b: Path) -> bool:
+    ours, theirs = weights(a), weights(b)
+    return all(torch.allclose(ours[name], theirs[name], atol=1e-5) for name in ours)
+
+
+@pytest.mark.parametrize("source", [("alpha=0",), ("alpha=0.5", "data.source.classes=[0,1,2]")])
+def test_two_processes_do_what_one_does(tmp_path, source):
+    """Same weights and metrics with the same global batch, and each of the 21 test images counted once."""
+    folders = {}
+    for name, extra in (("one", ()), ("two", (DDP,))):
+        (tmp_path / name).mkdir()
+        done = command(*QUICK, *RUN, *source, *extra, "tracking=none", cwd=tmp_path / name)
+        assert done.returncode == 0, done.stderr
+        folders[name] = only_run(tmp_path / name)
+        if name == "two":
+            assert done.stdout.count("target test accuracy") == 1, "one report for all processes"
+    one, two = (result_in(folder) for folder in folders.values())
+    assert sum(map(sum, one["confusion_matrix"])) == sum(map(sum, two["confusion_matrix"])) == 21
+    assert close(folders["one"], folders["two"])
+    assert one["test/target/accuracy"] == two["test/target/accuracy"]
+    assert one["test/target/nll"] == pytest.approx(two["test/target/nll"], abs=1e-5)
+    for name in ("train/target/loss", "val/target/nll", "val/target/ece"):
+        assert one[name] == pytest.approx(two[name], abs=1e-5)
+
+
+def test_batchnorm_statistics_agree_over_processes(tmp_path):
+    """The metrics both ranks report are those of the weights and the statistics in the checkpoint."""
+    run = (*RUN, "backbone.norm=batch", "alpha=0.5", "head=two", "tracking=none")
+    done = command(*QUICK, *run, DDP, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    folder = only_run(tmp_path)
+    parts = assemble(compose(*run))
+    parts.task.load_state_dict(weights(folder))
+    data = parts.data.domains["target"].dataset("val", parts.data.spec)
+    with torch.no_grad():
+        loss = torch.nn.functional.cross_entropy(parts.task.model.eval()(data.inputs), data.labels)
+    assert loss.item() == pytest.approx(result_in(folder)["val/target/nll"], abs=1e-5)
+
+
+def test_a_sweep_of_two_processes_a_job_trains_each_jobs_own_values(tmp_path):
+    """Lightning's own launcher would run the whole sweep again in the second rank, with other values."""
+    alphas = ("0.25", "2")
+    done = command("-m", *QUICK, *RUN, DDP, "data.source.classes=[0,1,2]", f"alpha={','.join(alphas)}", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    (sweep,) = (tmp_path / "outputs/sweeps").iterdir()
+    jobs = sorted(path for path in sweep.iterdir() if path.is_dir())
+    assert [path.name for path in jobs] == ["0", "1"]
+    client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    runs = client.search_runs([client.get_experiment_by_name("tlexp").experiment_id])
+    assert len(runs) == 2
+    assert {run.data.tags["alpha"] for run in runs} == set(alphas)
+    assert {run.info.status for run in runs} == {"FINISHED"}
+    for job, alpha in zip(jobs, alphas, strict=True):
+        config = torch.load(job / "best.ckpt", weights_only=True)["tlexp"]["config"]
+        assert config["alpha"] == float(alpha)
+        assert result_in(job)["mlflow_run_id"] in {run.info.run_id for run in runs}
+        alone = tmp_path / f"alone{alpha}"
+        alone.mkdir()
+        options = (*QUICK, *RUN, "data.source.classes=[0,1,2]", f"alpha={alpha}", "tracking=none")
+        assert command(*options, cwd=alone).returncode == 0
+        assert close(job, only_run(alone))
+
+
+def test_a_failing_rank_fails_the_job(tmp_path):
+    """In the middle of training, while the other rank waits for its gradients."""
+    (tmp_path / "backbone").mkdir()
+    (tmp_path / "backbone/falls_over.yaml").write_text("_target_: falls_over.FallsOver\nname: falls_over\n")
+    (tmp_path / "falls_over.py").write_text(
+        "import torch\n"
+        "from tlexp.backbones.small_cnn import SmallCNN\n\n\n"
+        "class FallsOver(SmallCNN):\n"
+        "    steps = 0\n\n"
+        "    def forward(self, x):\n"
+        "        self.steps += self.training\n"
+        "        if self.steps > 4 and torch.distributed.get_rank() == 1:\n"
+        "            raise RuntimeError('the second rank fell over')\n"
+        "        return super().forward(x)\n"
+    )
+    uneven = [option for option in UNEVEN if "backbone" not in option]
+    options = ("--config-dir", str(tmp_path), *QUICK, *uneven, "init=random", "epochs=3", "backbone=falls_over", DDP)
+    done = command(*options, cwd=tmp_path, PYTHONPATH=str(tmp_path))
+    assert done.returncode == 1
+    assert "the second rank fell over" in done.stderr
+    assert "a process of this job failed" in done.stderr
+    assert not (only_run(tmp_path) / "metrics.json").exists()
+    client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    (run,) = client.search_runs([client.get_experiment_by_name("tlexp").experiment_id])
+    assert run.info.status == "FAILED"
+
+
+def test_ranks_with_different_configurations_refuse_to_train(tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    ranks = []
+    for rank in (0, 1):
+        folder = tmp_path / str(rank)
+        folder.mkdir()
+        config = compose(*RUN, DDP, f"alpha={rank}", root=tmp_path)
+        (folder / "config.yaml").write_text(yaml.safe_dump(config.without()))
+        place = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+        meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "TORCHELASTIC_RUN_ID": "test", "GROUP_RANK": "0"}
+        env = {**os.environ, **place, **meeting, "PYTHONPATH": str(ROOT)}
+        line = [sys.executable, "-m", "tlexp.launch", str(folder), ""]
+        ranks.append(subprocess.Popen(line, env=env, stderr=subprocess.PIPE, text=True))
+    errors = [rank.communicate(timeout=120)[1] for rank in ranks]
+    assert [rank.returncode for rank in ranks] == [1, 1]
+    assert all("train different configurations" in error for error in errors)
+
+
+@pytest.mark.parametrize(
+    ("trainer", "count"),
+    [({}, 1), ({"devices": 2}, 2), ({"devices": [0, 1, 2]}, 3), ({"devices": "auto", "accelerator": "cpu"}, 1)],
+)
+def test_processes_are_counted_from_devices(trainer, count):
+    assert launch.processes(trainer) == count
+
+
+def test_devices_that_are_no_number_are_named():
+    with pytest.raises(UsageError, match=r"trainer\.devices=all"):
+        launch.processes({"devices": "all"})
