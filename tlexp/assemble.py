@@ -74,7 +74,7 @@ def assemble(config: Config) -> Parts:
     model = build_model(config, backbone, domains)
     strategy: Strategy = build("strategy", config.strategy)
     strategy.prepare(model, data)
-    epochs = range(config.trainer.get("max_epochs") or config.epochs)
+    epochs = range(config.trainer["max_epochs"])
     moving: set[str] = set().union(*(strategy.trainable(epoch) for epoch in epochs))
     notices = check_alpha(config, model, moving)
     task = build_task(config, model, strategy, domains)
@@ -233,6 +233,8 @@ def trainer_options(config: Config, count: int) -> dict[str, Any]:
         raise UsageError(f"trainer.{unknown[0]}: Lightning's Trainer has no such argument, or tlexp sets it itself")
     if config.batch_size < count:
         raise UsageError(f"batch_size={config.batch_size}: {count} processes share it; use at least {count}")
+    if (epochs := config.trainer.get("max_epochs")) is None or epochs < 1:
+        raise UsageError(f"trainer.max_epochs={epochs}: schedule and strategy need a number above 0; use epochs=")
     options = {k: instantiate(v) if isinstance(v, dict) else v for k, v in config.trainer.items()}
     if count > 1 and options.get("strategy", "auto") in ("auto", "ddp"):
         # Buffers sent round in each forward pass would hang where ranks evaluate uneven numbers of batches.

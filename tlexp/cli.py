@@ -40,7 +40,8 @@ def answer(cfg: DictConfig) -> float:
 def job(cfg: DictConfig) -> float:
     """One job under Hydra: in a sweep a failure is said at once and the other jobs go on."""
     try:
-        return answer(cfg)
+        with stop_signals():  # here, since a launcher may run jobs in processes of its own
+            return answer(cfg)
     except Exception as error:
         if HydraConfig.get().mode != RunMode.MULTIRUN:
             raise SystemExit(explain(error)) from error
@@ -54,8 +55,7 @@ def main() -> None:
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
     sys.argv[1:] = with_trainer_options(sys.argv[1:])
     try:
-        with stop_signals():
-            job()
+        job()
     except Stopped as stop:
         print(f"tlexp: {stop}", file=sys.stderr)
         sys.exit(stop.exit_code)

@@ -188,6 +188,8 @@ class Config:
             alpha=0.0,
             init="random",
             head="auto",
+            norm="per_domain",
+            allow_partial=False,
             seed=pretrain.seed,
             epochs=pretrain.epochs,
             lr=pretrain.lr,

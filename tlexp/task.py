@@ -91,7 +91,7 @@ class TransferTask(pl.LightningModule):
     def _count(self, role: str, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
         n = len(labels)
         correct = (logits.argmax(1) == labels).sum()
-        row = torch.stack([loss * n, correct.to(loss.dtype), torch.full_like(loss, n)])
+        row = torch.stack([loss.float() * n, correct.float(), torch.full_like(loss, n, dtype=torch.float32)])
         self._train_sums[role] = self._train_sums[role] + row if role in self._train_sums else row
 
     def train_metrics(self) -> dict[str, float]:

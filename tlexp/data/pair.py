@@ -15,7 +15,7 @@ from tlexp.data.splits import Split
 from tlexp.data.transforms import to_inputs
 from tlexp.errors import UsageError
 
-EVAL_BATCH = 256  # evaluation keeps no gradients: a larger batch costs no accuracy and saves calls
+EVAL_BATCH = 128  # evaluation keeps no gradients: a larger batch costs no accuracy and saves calls
 
 
 @dataclass(frozen=True)
@@ -78,6 +78,10 @@ class TransferData(pl.LightningDataModule):
             if size == 0:
                 rule = "raise data.shots, data.fraction or the classes it keeps"
                 raise UsageError(f"the {role} {name} has no {part} example: {rule}")
+        missing = set(range(len(domain.samples.classes))) - set(domain.labels("train").tolist())
+        if missing:
+            names = ", ".join(domain.samples.classes[label] for label in sorted(missing))
+            raise UsageError(f"the {role} {name} has no training example of {names}: raise the label budget")
         if role in self.train_on and self.batch_size > sizes["train"]:
             rule = f"the {role} {name} has only {sizes['train']} training examples; use batch_size={sizes['train']}"
             raise UsageError(f"batch_size={self.batch_size}: {rule} or fewer")

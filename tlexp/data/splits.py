@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from tlexp.streams import permutation
 
 Indices = NDArray[np.int64]
-VAL_EVERY = 5  # every fifth labelled example of a class validates
+VAL_EVERY = 5  # of five labelled examples of a class the second validates, so that a single one trains
 
 
 @dataclass(frozen=True)
@@ -47,9 +47,9 @@ def split(
     """Splits a domain class by class.
 
     The test split depends on `split_seed` alone. What is left of a class is put into one order for each `draw`, of
-    which a budget buys the first labels and every fifth labelled example validates; so the training and the
+    which a budget buys the first labels and one in five, the second, validates; so the training and the
     validation examples of 5 shots are all among those of 10, and these among those of 25. With `val="large"` the
-    budget buys training examples only and every fifth of all that is left validates: an optimistic choice, since
+    budget buys training examples only and one in five of all that is left validates: an optimistic choice, since
     it spends labels that the budget does not have.
 
     Args:
@@ -70,7 +70,7 @@ def split(
         pool = members[held_out:]
         pool = pool[permutation(len(pool), split_seed, "budget", draw, label)]
         bought = _budget(len(pool), shots, fraction)
-        validates = np.arange(len(pool)) % VAL_EVERY == 0
+        validates = np.arange(len(pool)) % VAL_EVERY == 1
         if val == "large":
             parts["val"].append(pool[validates])
             parts["train"].append(pool[~validates][:bought])

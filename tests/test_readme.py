@@ -1,0 +1,61 @@
+"""The README is executed: its commands, its example of a new strategy, and its tables against their files."""
+
+import contextlib
+import io
+import re
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import QUICK, ROOT, command
+
+TEXT = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"```(\w+)\n(.*?)```", TEXT, flags=re.DOTALL)
+COMMANDS = [line for kind, block in BLOCKS if kind == "bash" for line in block.splitlines() if "run.py" in line]
+TABLES = re.findall(r"<!-- table (\S+) -->\n(.*?)\n\n", TEXT, flags=re.DOTALL)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("line", sorted(set(COMMANDS)))
+def test_every_command_runs(line, tmp_path, store):
+    """As written, but for fewer epochs and seeds."""
+    arguments = line.removeprefix("python run.py ").replace("range(10)", "0").split()
+    done = command(*arguments, *QUICK, "epochs=1", f"store={store}", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    jobs = 6 if arguments[0] == "-m" else 1
+    assert done.stdout.count("target test accuracy") - done.stdout.count("training the backbone") == jobs
+
+
+@pytest.mark.slow
+def test_the_example_of_a_new_strategy_works(tmp_path, store):
+    code = next(block for kind, block in BLOCKS if kind == "python")
+    option = next(block for kind, block in BLOCKS if kind == "yaml")
+    (tmp_path / "mine/strategy").mkdir(parents=True)
+    (tmp_path / "mine/only_first.py").write_text(code)
+    (tmp_path / "mine/strategy/only_first.yaml").write_text(option)
+    options = ("--config-dir", "mine", "strategy=only_first", *QUICK, "epochs=1", f"store={store}", "tracking=none")
+    done = command(*options, cwd=tmp_path, PYTHONPATH=str(tmp_path / "mine"))
+    assert done.returncode == 0, done.stderr
+    rows = {line.split()[1]: line for line in done.stdout.splitlines() if "│" in line}
+    assert "yes" in rows["stem"]
+    assert "frozen" in rows["hidden"]
+
+
+def test_there_are_tables():
+    assert len(TABLES) == TEXT.count("<!-- table") >= 4
+
+
+@pytest.mark.parametrize(("file", "shown"), TABLES)
+def test_a_table_is_what_its_file_says(file, shown, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["alpha_curve.py", "table", str(ROOT / file)])
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        runpy.run_path(str(ROOT / "scripts/alpha_curve.py"), run_name="__main__")
+    assert printed.getvalue().strip() == shown.strip()
+
+
+def test_every_file_the_readme_names_is_there():
+    for name in re.findall(r"`((?:tlexp|scripts|conf|docs)/[\w./]+)`", TEXT):
+        assert (Path(ROOT) / name).exists(), name
