@@ -13,8 +13,8 @@ import torch
 import yaml
 from mlflow import MlflowClient
 
-from tests.conftest import QUICK, ROOT, command, compose, weights
-from tlexp import launch
+from tests.conftest import QUICK, ROOT, STRATEGIES, command, compose, weights
+from tlexp import experiment, launch
 from tlexp.assemble import assemble
 from tlexp.errors import UsageError
 
@@ -41,23 +41,39 @@ def close(a: Path, b: Path) -> bool:
     return all(torch.allclose(ours[name], theirs[name], atol=1e-5) for name in ours)
 
 
-@pytest.mark.parametrize("source", [("alpha=0",), ("alpha=0.5", "data.source.classes=[0,1,2]")])
-def test_two_processes_do_what_one_does(tmp_path, source):
+# Every strategy, alone, with a shared head and, where the source can then be reached, with two.
+CASES = {
+    f"{strategy}-{'-'.join(extra)}": (f"strategy={strategy}", *extra)
+    for strategy in STRATEGIES
+    for extra in (("alpha=0",), ("alpha=0.5",), ("alpha=0.5", "head=two", "objective.allow_inert_alpha=true"))
+    if (strategy, len(extra)) != ("linear_probe", 3)
+}
+
+
+@pytest.fixture(scope="module")
+def twins(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, Path]]:
+    """Trains each case in one process and in two; returns both folders by case."""
+    base = tmp_path_factory.mktemp("twins")
+    folders = {case: (base / f"{i}-one", base / f"{i}-two") for i, case in enumerate(CASES)}
+    for case, (one, two) in folders.items():
+        run = (*RUN, "data.source.classes=[0,1,2]", "trainer.gradient_clip_val=1.0", *CASES[case])
+        experiment.run(compose(*run, root=base), one)
+        two.mkdir()
+        (two / "config.yaml").write_text(yaml.safe_dump(compose(*run, DDP, root=base).without()))
+    line = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "tests/ranks.py"]
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    subprocess.run([*line, *(str(two) for _, two in folders.values())], cwd=ROOT, env=env, check=True)
+    return folders
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_two_processes_do_what_one_does(twins, case):
     """Same weights and metrics with the same global batch, and each of the 21 test images counted once."""
-    folders = {}
-    for name, extra in (("one", ()), ("two", (DDP,))):
-        (tmp_path / name).mkdir()
-        done = command(*QUICK, *RUN, *source, *extra, "tracking=none", cwd=tmp_path / name)
-        assert done.returncode == 0, done.stderr
-        folders[name] = only_run(tmp_path / name)
-        if name == "two":
-            assert done.stdout.count("target test accuracy") == 1, "one report for all processes"
-    one, two = (result_in(folder) for folder in folders.values())
+    one, two = (result_in(folder) for folder in twins[case])
     assert sum(map(sum, one["confusion_matrix"])) == sum(map(sum, two["confusion_matrix"])) == 21
-    assert close(folders["one"], folders["two"])
+    assert close(*twins[case])
     assert one["test/target/accuracy"] == two["test/target/accuracy"]
-    assert one["test/target/nll"] == pytest.approx(two["test/target/nll"], abs=1e-5)
-    for name in ("train/target/loss", "val/target/nll", "val/target/ece"):
+    for name in ("test/target/nll", "train/target/loss", "val/target/nll", "val/target/ece"):
         assert one[name] == pytest.approx(two[name], abs=1e-5)
 
 
@@ -66,6 +82,7 @@ def test_batchnorm_statistics_agree_over_processes(tmp_path):
     run = (*RUN, "backbone.norm=batch", "alpha=0.5", "head=two", "tracking=none")
     done = command(*QUICK, *run, DDP, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
+    assert done.stdout.count("target test accuracy") == 1, "one report for all processes"
     folder = only_run(tmp_path)
     parts = assemble(compose(*run))
     parts.task.load_state_dict(weights(folder))

@@ -37,6 +37,8 @@ def start_facts(config: Config, parts: "Parts", trainer: pl.Trainer, count: int)
     notices = list(parts.notices)
     if config.data.val == "large":
         notices.append("data.val=large validates on labels outside the budget: an optimistic choice of checkpoint")
+    seen = {"target": data.domains["target"].sizes()["train"], "source": data.steps * data.batch_size}
+    images = ", ".join(f"{seen[role]} {role}" for role in data.train_on)
     facts: dict[str, object] = {
         "strategy": config.strategy["name"],
         "objective": f"L(target) + alpha * L(source), alpha = {config.alpha:g}, form {config.objective.form}",
@@ -44,7 +46,7 @@ def start_facts(config: Config, parts: "Parts", trainer: pl.Trainer, count: int)
         "weights": parts.loaded,
         "heads": ", ".join(f"{role}: {head.out_features} classes" for role, head in parts.task.model.heads.items()),
         "batch": f"{config.batch_size} of each of {', '.join(data.train_on)}, over {count} process(es)",
-        "steps": f"{trainer.max_epochs} epochs of {data.steps}",
+        "steps": f"{trainer.max_epochs} epochs of {data.steps}; images an epoch: {images}",
         "device": f"{trainer.strategy.root_device}, precision {trainer.precision}",
         "chooses": f"{config.monitor} keeps the checkpoint",
         "seeds": f"seed {config.seed}, split_seed {config.split_seed}, config {config.hash}",

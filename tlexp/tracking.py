@@ -34,7 +34,8 @@ log = logging.getLogger(__name__)
 
 # MLflow takes longer values, but its pages become unreadable; the whole configuration is an artifact.
 LONGEST_PARAM = 500
-PARAMS_A_CALL = 100
+PARAMS_A_CALL = 100  # MLflow's own limits
+METRICS_A_CALL = 1000
 PACKAGES = ("tlexp", "torch", "torchvision", "pytorch-lightning", "timm", "mlflow")
 
 
@@ -55,8 +56,9 @@ class Record:
         now = int(time.time() * 1000)
         self._pending += [Metric(name, float(value), now, step) for name, value in values.items()]
         try:
-            self.client.log_batch(self.run_id, metrics=self._pending)
-            self._pending = []
+            while self._pending:
+                self.client.log_batch(self.run_id, metrics=self._pending[:METRICS_A_CALL])
+                self._pending = self._pending[METRICS_A_CALL:]
         except Exception as error:  # training must not die of its bookkeeping, whatever the store's trouble is
             if not self._warned:
                 log.warning("MLflow takes no metrics (%s); they are kept and sent later", _first_line(error))
@@ -116,6 +118,7 @@ def tracked(config: Config, folder: Path) -> Iterator[Record]:
         if config.tracking.backend == "mlflow":
             _open(record, config, folder)
         yield record
+        record.artifact(folder / "metrics.json")
     except BaseException as error:
         status = "KILLED" if isinstance(error, Stopped | KeyboardInterrupt) else "FAILED"
         with _bookkeeping("the run could not be closed"):
@@ -123,7 +126,6 @@ def tracked(config: Config, folder: Path) -> Iterator[Record]:
             record.close(status)
         raise
     with _bookkeeping("the run could not be closed"):
-        record.artifact(folder / "metrics.json")
         record.close("FINISHED")
 
 
@@ -144,6 +146,8 @@ def _bookkeeping(what: str) -> Iterator[None]:
 def _client(config: Config) -> "MlflowClient":
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
+    # A server that is away should not hold up training for minutes; what it misses is sent again an epoch later.
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
     from mlflow import MlflowClient
 
     return MlflowClient(tracking_uri=config.tracking.uri)
@@ -239,7 +243,8 @@ def git_state() -> dict[str, str]:
         changes = subprocess.run(["git", "status", "--porcelain"], **ask).stdout.strip()  # type: ignore[call-overload]
     except (OSError, subprocess.CalledProcessError):
         return {}
-    return {"git_commit": commit, "git_dirty": str(bool(changes)).lower()}
+    dirty = str(bool(changes)).lower()
+    return {"git_commit": commit, "git_dirty": dirty, "mlflow.source.git.commit": commit, "mlflow.source.name": "tlexp"}
 
 
 def flattened(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
