@@ -7,6 +7,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,10 +19,9 @@ import torch
 
 from tlexp import config as configuration
 from tlexp import experiment
-from tlexp.assemble import Parts, assemble, trainer_options
+from tlexp.assemble import Parts, assemble
 from tlexp.cli import CONF, with_trainer_options
 from tlexp.config import Config
-from tlexp.launch import processes
 
 ROOT = Path(__file__).parent.parent
 QUICK = ("pretrain.epochs=1", "trainer.accelerator=cpu", "trainer.enable_progress_bar=false")
@@ -67,17 +67,10 @@ def answer(tmp_path: Path, store: Path) -> Callable[..., dict[str, Any]]:
 
 
 def fit(config: Config, *callbacks: pl.Callback) -> tuple[Parts, pl.Trainer]:
-    """Assembles and fits without checkpoints or records, for a look at what training leaves."""
+    """Assembles and fits without a record, for a look at what training leaves."""
     parts = assemble(config)
-    with experiment.quiet():
-        trainer = pl.Trainer(
-            **trainer_options(config, processes(config.trainer)),
-            callbacks=list(callbacks),
-            logger=False,
-            enable_checkpointing=False,
-            num_sanity_val_steps=0,
-            use_distributed_sampler=False,
-        )
+    with experiment.quiet(), tempfile.TemporaryDirectory() as folder:
+        trainer = experiment.make_trainer(config, Path(folder), list(callbacks))
         trainer.fit(parts.task, datamodule=parts.data)
     return parts, trainer
 

@@ -8,7 +8,7 @@ import torch
 from sklearn.metrics import f1_score
 from torch.nn.functional import cross_entropy
 
-from tests.conftest import BACKBONES, compose, differing, fit, state
+from tests.conftest import BACKBONES, STRATEGIES, compose, differing, fit, state
 from tlexp import assemble as assembling
 from tlexp.assemble import assemble
 from tlexp.schedule import cosine
@@ -175,3 +175,14 @@ def test_the_source_has_its_own_batchnorm_statistics():
     assert torch.equal(model.source_statistics.running_mean_0, shifted)
     shared = assemble(compose(*run, "alpha=0.5", "norm=shared")).task.model
     assert shared.source_statistics is None
+
+
+@pytest.mark.parametrize("backbone", CHANCY)
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_alpha_zero_does_not_know_the_source(strategy, backbone):
+    """Every strategy: another source, another head policy or no source at all give the same weights to the bit."""
+    run = (*RUN, *BACKBONES[backbone], f"strategy={strategy}", "init=random", "epochs=2", "alpha=0")
+    plain, _ = fit(compose(*run))
+    for other in (("data.source=null",), ("data.source.rotation=90", "head=two", "norm=shared")):
+        parts, _ = fit(compose(*run, *other))
+        assert not differing(state(plain.task.model), state(parts.task.model))

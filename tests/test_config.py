@@ -4,12 +4,13 @@ import pytest
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
-from tests.conftest import STRATEGIES, compose
-from tlexp.assemble import assemble, check_monitor, trainer_options
+from tests.conftest import ROOT, STRATEGIES, compose
+from tlexp.assemble import assemble
+from tlexp.checks import check_monitor
 from tlexp.cli import one_line
 from tlexp.config import content_key
 from tlexp.errors import UsageError
-from tlexp.launch import processes
+from tlexp.experiment import make_trainer
 from tlexp.strategies.heads_only import HeadsOnly
 
 # What is typed, and what the one line must hold.
@@ -63,7 +64,17 @@ WRONG = [
     (("trainer.speed=3",), "trainer.speed: Lightning's Trainer has no such argument"),
     (("trainer.logger=true",), "trainer.logger: Lightning's Trainer has no such argument, or tlexp sets it itself"),
     (("trainer.devices=many",), "trainer.devices=many: give a number"),
-    (("trainer=ddp", "batch_size=1"), "batch_size=1: 2 processes share it; use at least 2"),
+    (("trainer=ddp", "batch_size=1"), "the smallest batch of the target has 1 examples for 2 processes"),
+    (("trainer.devices=11",), "the target has only 10 val examples, one for each process at least"),
+    (("trainer.accelerator=warp",), "trainer: Lightning refuses its options"),
+    (("trainer.precision=17",), "trainer: Lightning refuses its options"),
+    (("trainer.max_epochs=-1",), "trainer.max_epochs=-1: schedule and strategy need a number above 0"),
+    (("trainer.limit_val_batches=0",), "trainer.limit_val_batches=0: leaves nothing"),
+    (("epochs=2", "trainer.check_val_every_n_epoch=3"), "2 epochs end before it"),
+    (("trainer.overfit_batches=2",), "trainer.overfit_batches: Lightning's Trainer has no such argument, or tlexp"),
+    (("optimizer.weight_decay=-1",), "torch.optim.AdamW refuses its options: Invalid weight_decay value"),
+    (("schedule.warmup=10",), "schedule.warmup=10: must be a share of all steps in [0, 1)"),
+    (("data.shots=500",), "data.shots=500: a class has only"),
 ]
 
 
@@ -78,8 +89,8 @@ def test_a_wrong_value_is_one_line_with_value_rule_and_remedy(overrides, message
 
 def build_all(*overrides):
     config = compose("init=random", *overrides)
-    trainer_options(config, processes(config.trainer))
     assemble(config)
+    make_trainer(config, ROOT, [])
 
 
 def test_a_strategy_that_freezes_everything_is_refused(monkeypatch):

@@ -6,7 +6,7 @@ import pytest
 import torch
 import yaml
 
-from tests.conftest import compose, differing, state, weights
+from tests.conftest import BACKBONES, compose, differing, state, weights
 from tlexp import experiment
 from tlexp.assemble import assemble, source_folder
 from tlexp.errors import UsageError
@@ -179,3 +179,53 @@ def test_source_weights_do_not_depend_on_the_runs_seed(answer):
     a, b = (assemble(compose(f"seed={seed}", "init=random")).task.model.backbone for seed in (0, 1))
     assert differing(state(a), state(b))
     assert source_folder(compose("seed=0")) == source_folder(compose("seed=1"))
+
+
+def test_options_that_change_the_source_change_its_key():
+    """A source trained on one batch an epoch must not be taken for a whole one."""
+    plain = source_folder(compose())
+    for option in (
+        "trainer.limit_train_batches=1",
+        "trainer.gradient_clip_val=0.1",
+        "backbone.width=16",
+        "pretrain.lr=1",
+    ):
+        assert source_folder(compose(option)) != plain, option
+    for option in ("trainer=ddp", "trainer.enable_progress_bar=true", "alpha=3", "data.shots=10", "norm=shared"):
+        assert source_folder(compose(option)) == plain, option
+
+
+def test_a_run_that_diverges_fails(answer):
+    with pytest.raises(UsageError, match="training diverged; lower lr"):
+        answer("init=random", "lr=1e30", "optimizer=sgd", "strategy=full_transfer", *SHORT)
+
+
+def test_epochs_without_validation_repeat_no_old_values(answer):
+    result = answer("init=random", "epochs=4", "trainer.check_val_every_n_epoch=2")
+    rows = [json.loads(line) for line in (result["folder"] / "history.jsonl").read_text().splitlines()]
+    assert ["val/target/nll" in row for row in rows] == [False, True, False, True]
+
+
+def test_the_stores_password_is_kept_nowhere(tmp_path):
+    config = compose("tracking=mlflow", "tracking.uri='postgresql://me:secret@host/db'", root=tmp_path)
+    assert config.tracking.uri == "postgresql://me:secret@host/db"
+    assert "secret" not in json.dumps(config.shown())
+    assert config.shown()["tracking"]["uri"] == "postgresql://me:***@host/db"
+
+
+def test_a_relative_database_is_beside_the_launch_folder(tmp_path):
+    config = compose("tracking=mlflow", "tracking.uri='sqlite:///mine/runs.db'", root=tmp_path)
+    assert config.tracking.uri == f"sqlite:///{tmp_path}/mine/runs.db"
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_every_backbones_checkpoint_loads_as_plain_values(answer, backbone):
+    few = ("data.target.classes=[0,1,2]", "data.source.classes=[0,1,2]", "batch_size=6", "data.test_fraction=0.9")
+    result = answer(*BACKBONES[backbone], "init=random", "alpha=0.5", "epochs=1", *few)
+    content = torch.load(result["folder"] / "best.ckpt", weights_only=True)
+    assert set(content["tlexp"]) == {"version", "backbone", "input", "classes", "config", "metrics"}
+    again = answer(*BACKBONES[backbone], f"init={result['checkpoint']}", "strategy=linear_probe", "epochs=1", *few)
+    before, after = content["state_dict"], weights(again["folder"])
+    names = [name for name in before if name.startswith("model.backbone.")]
+    assert names
+    assert all(torch.equal(before[name], after[name]) for name in names)

@@ -1,7 +1,6 @@
 """From configuration to parts: every leaf is instantiated here, and what cannot work is said before training."""
 
 import inspect
-import math
 import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -9,14 +8,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import pytorch_lightning as pl
 import torch
 from hydra.utils import instantiate
-from pytorch_lightning.strategies import DDPStrategy
 
-from tlexp import __version__, metrics, tracking
+from tlexp import __version__, launch, tracking
 from tlexp.backbones.base import Backbone
 from tlexp.backbones.weights import Loaded, load_backbone, read_state
+from tlexp.checks import check_alpha, check_monitor, check_parts, check_trainer
 from tlexp.config import Config, content_key
 from tlexp.data.pair import Domain, TransferData
 from tlexp.data.splits import split
@@ -31,8 +29,8 @@ from tlexp.task import TransferTask
 # Extras by the package whose absence tells that they are not installed.
 EXTRAS = {"transformers": "text", "peft": "peft"}
 
-# What the Trainer is given here; the rest is the user's.
-RESERVED = ("logger", "callbacks", "default_root_dir", "num_sanity_val_steps", "use_distributed_sampler")
+# Where a source run takes place does not change what it learns; everything else of the trainer may.
+PLACE = ("accelerator", "devices", "strategy", "num_nodes", "enable_progress_bar")
 
 
 @dataclass(frozen=True)
@@ -43,7 +41,6 @@ class Parts:
         data: loaders by role.
         task: model, strategy, objective and optimizer.
         loaded: where the backbone's weights come from.
-        epochs: the epochs the strategy was asked about.
         monitor_mode: `max` or `min`.
         notices: what a reader of the result should know.
     """
@@ -51,7 +48,6 @@ class Parts:
     data: TransferData
     task: TransferTask
     loaded: Loaded
-    epochs: range
     monitor_mode: str
     notices: list[str]
 
@@ -62,6 +58,8 @@ def assemble(config: Config) -> Parts:
     Raises:
         UsageError: for what the user can mend.
     """
+    check_trainer(config)
+    processes = launch.processes(config.trainer)
     roles = ["target", "source"] if config.has_source_loss else ["target"]
     monitor_mode = check_monitor(config, roles)
     domains = {role: read_domain(config, role) for role in roles}
@@ -70,6 +68,7 @@ def assemble(config: Config) -> Parts:
     train_on = tuple(role for role in roles if role == "source" or config.has_target_loss)
     source = domains.get("source")
     data = TransferData(domains["target"], source, backbone.input, config.batch_size, config.seed, train_on)
+    check_parts(config, data, processes)
     loaded = load_init(config, backbone)
     model = build_model(config, backbone, domains)
     strategy: Strategy = build("strategy", config.strategy)
@@ -77,8 +76,7 @@ def assemble(config: Config) -> Parts:
     epochs = range(config.trainer["max_epochs"])
     moving: set[str] = set().union(*(strategy.trainable(epoch) for epoch in epochs))
     notices = check_alpha(config, model, moving)
-    task = build_task(config, model, strategy, domains)
-    return Parts(data, task, loaded, epochs, monitor_mode, notices)
+    return Parts(data, build_task(config, model, strategy, domains, epochs), loaded, monitor_mode, notices)
 
 
 def build(group: str, node: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
@@ -114,7 +112,8 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 def source_folder(config: Config) -> Path:
     """Returns where the source's weights are kept: a name to read and a key of all they depend on."""
     task = config.source_task()
-    key = content_key({"version": __version__, **task.without("tracking", "store", "recipe", "trainer")})
+    trainer = {key: value for key, value in task.trainer.items() if key not in PLACE}
+    key = content_key({"version": __version__, **task.without("tracking", "store", "recipe"), "trainer": trainer})
     return Path(config.store) / f"{task.data.target['name']}-{task.backbone['name'].replace('/', '_')}-{key}"
 
 
@@ -184,66 +183,14 @@ def build_model(config: Config, backbone: Backbone, domains: dict[str, Domain]) 
     return TransferModel(backbone, counts, config.seed, own)
 
 
-def check_alpha(config: Config, model: TransferModel, moving: set[str]) -> list[str]:
-    """Makes sure that something trains and that alpha can act on it; returns notices where it acts oddly.
+def build_task(
+    config: Config, model: TransferModel, strategy: Strategy, domains: dict[str, Domain], epochs: range
+) -> TransferTask:
+    """Assembles the LightningModule from the parts, and tries optimizer and schedule once.
 
     Raises:
-        UsageError: where nothing moves, or the source's loss cannot reach the target.
+        UsageError: for a value that one of them refuses.
     """
-    name = config.strategy["name"]
-    if not moving & {stage.name for stage in model.stages}:
-        raise UsageError(f"strategy={name}: freezes every stage, so nothing trains; free at least the head")
-    plain_sgd = config.optimizer["_target_"] == "torch.optim.SGD" and config.objective.form == "sum"
-    notices = []
-    if plain_sgd and 0 < config.alpha < math.inf:
-        notices.append("with SGD and the form sum, alpha also scales the learning rate; see objective.form=convex")
-    heads = {stage.name for stage in model.head_stages}
-    if not config.has_source_loss or len(heads) == 1 or moving - heads:
-        return notices
-    reaches_source = heads <= moving
-    if reaches_source and config.objective.allow_inert_alpha:
-        return [*notices, "alpha reaches the source's head only: the target's result is that of alpha=0"]
-    rule = "with a frozen backbone and two heads it cannot reach the target; use alpha=0, head=one, "
-    rule += "a strategy that moves the backbone"
-    if reaches_source:
-        rule += ", or objective.allow_inert_alpha=true to train the source's head beside the target's"
-    raise UsageError(f"alpha={config.alpha:g}: strategy={name}: {rule}")
-
-
-def check_monitor(config: Config, roles: list[str]) -> str:
-    """Returns `max` or `min` for the monitored metric.
-
-    Raises:
-        UsageError: for a name that validation does not log, listing those it does.
-    """
-    known = {f"val/{role}/{name}": "max" if more else "min" for role in roles for name, more in metrics.NAMES.items()}
-    if config.monitor not in known:
-        raise UsageError(f"monitor={config.monitor}: no such metric; this run has {', '.join(known)}")
-    return known[config.monitor]
-
-
-def trainer_options(config: Config, count: int) -> dict[str, Any]:
-    """Returns the Trainer's arguments that the configuration sets.
-
-    Raises:
-        UsageError: for an argument that Lightning does not have or that is set here.
-    """
-    known = set(inspect.signature(pl.Trainer.__init__).parameters) - {"self", *RESERVED}
-    if unknown := sorted(set(config.trainer) - known):
-        raise UsageError(f"trainer.{unknown[0]}: Lightning's Trainer has no such argument, or tlexp sets it itself")
-    if config.batch_size < count:
-        raise UsageError(f"batch_size={config.batch_size}: {count} processes share it; use at least {count}")
-    if (epochs := config.trainer.get("max_epochs")) is None or epochs < 1:
-        raise UsageError(f"trainer.max_epochs={epochs}: schedule and strategy need a number above 0; use epochs=")
-    options = {k: instantiate(v) if isinstance(v, dict) else v for k, v in config.trainer.items()}
-    if count > 1 and options.get("strategy", "auto") in ("auto", "ddp"):
-        # Buffers sent round in each forward pass would hang where ranks evaluate uneven numbers of batches.
-        options["strategy"] = DDPStrategy(forward_sync_buffers=False)
-    return {**options, "enable_progress_bar": False, "enable_model_summary": False}
-
-
-def build_task(config: Config, model: TransferModel, strategy: Strategy, domains: dict[str, Domain]) -> TransferTask:
-    """Assembles the LightningModule from the parts."""
     classes = {role: len(domain.samples.classes) for role, domain in domains.items()}
     balanced = config.objective.class_weights == "balanced"
     criteria: dict[str, torch.nn.Module] = {
@@ -259,18 +206,26 @@ def build_task(config: Config, model: TransferModel, strategy: Strategy, domains
         "backbone": model.backbone.name,
         "input": {key: list(value) if isinstance(value, tuple) else value for key, value in spec.items()},
         "classes": {role: list(domain.samples.classes) for role, domain in domains.items()},
-        "config": asdict(config),
+        "config": config.shown(),
     }
-    return TransferTask(
+    schedule = build("schedule", {**config.schedule, "_partial_": True})
+    task = TransferTask(
         model,
         strategy,
         criteria,
         classes,
         build("optimizer", {**config.optimizer, "_partial_": True}),
-        build("schedule", {**config.schedule, "_partial_": True}),
+        schedule,
         config.lr,
+        epochs,
         config.alpha,
         config.objective.form,
         config.seed,
         card,
     )
+    schedule(0, 100)
+    try:
+        task.build_optimizer()
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"optimizer: {config.optimizer['_target_']} refuses its options: {error}") from error
+    return task

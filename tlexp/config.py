@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+import re
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -166,6 +167,10 @@ class Config:
         """Returns the configuration as plain values, less the named sections."""
         return {key: value for key, value in asdict(self).items() if key not in sections}
 
+    def shown(self) -> dict[str, Any]:
+        """Returns the configuration as plain values that may be kept beside results: without a store's password."""
+        return {**asdict(self), "tracking": {**asdict(self.tracking), "uri": without_password(self.tracking.uri)}}
+
     @property
     def hash(self) -> str:
         """A key of everything that may change the result: 12 hexadecimal digits."""
@@ -199,6 +204,11 @@ class Config:
         )
 
 
+def without_password(uri: str | None) -> str | None:
+    """Returns an address as it may be shown and kept."""
+    return re.sub(r"(://[^:/@]*):[^@]*@", r"\1:***@", uri) if uri else uri
+
+
 def content_key(values: Mapping[str, Any]) -> str:
     """Returns 12 hexadecimal digits that depend on nothing but the plain `values`."""
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]
@@ -218,6 +228,8 @@ def load(cfg: DictConfig, root: Path) -> Config:
     config.store = str(root / config.store)
     if config.init not in INITS and (root / config.init).exists():
         config.init = str(root / config.init)
-    if config.tracking.backend == "mlflow" and config.tracking.uri is None:
-        config.tracking.uri = f"sqlite:///{root / 'mlflow.db'}"
+    if config.tracking.backend == "mlflow":
+        uri = config.tracking.uri or "sqlite:///mlflow.db"
+        local = uri.startswith("sqlite:///")
+        config.tracking.uri = f"sqlite:///{root / uri.removeprefix('sqlite:///')}" if local else uri
     return config

@@ -2,11 +2,12 @@
 
 import json
 import logging
+import math
 import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,12 @@ import pytorch_lightning as pl
 import torch
 import yaml
 from filelock import FileLock
+from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
+from pytorch_lightning.strategies import DDPStrategy
 
 from tlexp import launch, pictures, report, tracking
-from tlexp.assemble import Parts, assemble, source_folder, trainer_options
+from tlexp.assemble import Parts, assemble, build, source_folder
 from tlexp.config import Config
 from tlexp.errors import UsageError
 
@@ -38,12 +41,12 @@ def run(config: Config, folder: Path) -> float:
     if config.init == "source":
         ensure_source(config)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.yaml").write_text(yaml.safe_dump(asdict(config), sort_keys=False))
+    (folder / "config.yaml").write_text(yaml.safe_dump(config.shown(), sort_keys=False))
     with tracking.tracked(config, folder) as record:
         count = launch.processes(config.trainer)
         if count > 1:
-            trainer_options(config, count)
-            launch.run_ranks(folder, count, record.run_id)
+            assemble(config)  # a mistake is one line here, but a page from each rank
+            launch.run_ranks(folder, count, record.run_id, config.tracking.uri)
         else:
             train(config, folder, record)
     return float(read_metrics(folder)["score"])
@@ -66,7 +69,7 @@ def ensure_source(config: Config) -> None:
         return
     # A mistake in the run that asks should be said before minutes are spent on what it starts from.
     assemble(replace(config, init="random"))
-    with FileLock(folder.with_suffix(".lock")):
+    with FileLock(folder.with_name(f"{folder.name}.lock")):
         if not (folder / "metrics.json").exists():
             report.console.print(f"init=source: training the backbone on {config.source_task().data.target['name']}")
             run(config.source_task(), folder)
@@ -97,7 +100,6 @@ def quiet() -> Iterator[None]:
 def train(config: Config, folder: Path, record: tracking.Record) -> None:
     """Builds, fits, tests and records one run in this process, which may be one rank of several."""
     started = time.perf_counter()
-    options = trainer_options(config, count := launch.processes(config.trainer))
     parts = assemble(config)
     recorder = tracking.EpochRecorder(record, folder)
     keeper = ModelCheckpoint(
@@ -108,27 +110,17 @@ def train(config: Config, folder: Path, record: tracking.Record) -> None:
         auto_insert_metric_name=False,
         enable_version_counter=False,
     )
-    bar = report.ProgressBar(config.monitor, bool(config.trainer.get("enable_progress_bar", True)))
-    callbacks: list[pl.Callback] = [launch.SameConfig(config.hash), recorder, bar, keeper]
+    callbacks = [recorder, *report.callbacks(config, parts), keeper]
     if config.patience is not None:
         callbacks.append(EarlyStopping(config.monitor, mode=parts.monitor_mode, patience=config.patience))
     with quiet():
-        trainer = pl.Trainer(
-            **options,
-            callbacks=callbacks,
-            logger=False,
-            default_root_dir=folder,
-            num_sanity_val_steps=0,
-            use_distributed_sampler=False,
-        )
-        if trainer.is_global_zero:
-            report.show_start(config, parts, trainer, count)
+        trainer = make_trainer(config, folder, callbacks)
         fit_started = time.perf_counter()
         trainer.fit(parts.task, datamodule=parts.data)
         fit_seconds = time.perf_counter() - fit_started
-        if not keeper.best_model_path:
-            raise UsageError("no checkpoint was kept: no validation ran; check epochs= and the trainer's limits")
         best = torch.load(keeper.best_model_path, map_location="cpu", weights_only=True)
+        if not math.isfinite(value := best["tlexp"]["metrics"][config.monitor]):
+            raise UsageError(f"monitor={config.monitor}: is {value} at its best, so training diverged; lower lr=")
         parts.task.load_state_dict(best["state_dict"])
         trainer.test(parts.task, datamodule=parts.data, verbose=False)
     if trainer.is_global_zero:
@@ -138,6 +130,25 @@ def train(config: Config, folder: Path, record: tracking.Record) -> None:
         result["seconds"] = time.perf_counter() - started
         write_last(folder / "metrics.json", result)
         report.show_end(config, parts, result, folder)
+
+
+def make_trainer(config: Config, folder: Path, callbacks: list[pl.Callback]) -> pl.Trainer:
+    """Returns Lightning's Trainer as the configuration says, with ranks that check that they agree.
+
+    Raises:
+        UsageError: for options that Lightning refuses.
+    """
+    options = {k: build("trainer", v) if isinstance(v, dict) else v for k, v in config.trainer.items()}
+    if launch.processes(options) > 1 and options.get("strategy", "auto") in ("auto", "ddp"):
+        # Buffers sent round in each forward pass would hang where ranks evaluate uneven numbers of batches.
+        options["strategy"] = DDPStrategy(forward_sync_buffers=False)
+    fixed: dict[str, Any] = {"logger": False, "num_sanity_val_steps": 0, "use_distributed_sampler": False}
+    shown = {"enable_progress_bar": False, "enable_model_summary": False}  # the report shows more
+    callbacks = [launch.SameConfig(config.hash), *callbacks]
+    try:
+        return pl.Trainer(**{**options, **fixed, **shown}, callbacks=callbacks, default_root_dir=folder)
+    except (MisconfigurationException, TypeError, ValueError) as error:
+        raise UsageError(f"trainer: Lightning refuses its options: {str(error).splitlines()[0]}") from error
 
 
 # The result ---------------------------------------------------------------------------------------------------
@@ -166,6 +177,10 @@ def collect(
         "confusion_matrix": parts.task.confusion.tolist(),
         "config_hash": config.hash,
         "split_hashes": {role: domain.split.hash for role, domain in domains.items()},
+        "data": {
+            role: {"name": domain.samples.name, "classes": list(domain.samples.classes), **domain.sizes()}
+            for role, domain in domains.items()
+        },
         "weights": str(parts.loaded),
         "checkpoint": str(Path(trainer.default_root_dir) / "best.ckpt"),
     }

@@ -5,6 +5,7 @@ train other values. Here the process that Hydra knows never joins a group; it st
 """
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -20,6 +21,9 @@ from tlexp.errors import UsageError
 # What a launcher around us, or an earlier one, may have left in the environment.
 RANK_VARIABLES = ("RANK", "LOCAL_RANK", "GROUP_RANK", "NODE_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR")
 RANK_PREFIXES = ("TORCHELASTIC_", "PL_", "SLURM_", "MASTER_PORT")
+# The store's address may hold a password, which neither a file nor a command line should.
+TRACKING = "TLEXP_TRACKING_URI"
+GRACE_SECONDS = 45.0  # the launcher itself gives its processes 30
 
 
 def processes(trainer: dict[str, Any]) -> int:
@@ -36,27 +40,29 @@ def processes(trainer: dict[str, Any]) -> int:
         raise UsageError(f"trainer.devices={devices}: give a number, a list of devices, or auto") from None
 
 
-def run_ranks(folder: Path, count: int, run_id: str) -> None:
+def run_ranks(folder: Path, count: int, run_id: str, uri: str | None) -> None:
     """Trains the job of `folder` in `count` processes and waits for all of them.
 
     Raises:
         RuntimeError: if any of them fails; the others are then ended.
     """
     scrubbed = {k: v for k, v in os.environ.items() if k not in RANK_VARIABLES and not k.startswith(RANK_PREFIXES)}
+    scrubbed[TRACKING] = uri or ""
     scrubbed.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // count)))
     package = str(Path(__file__).parent.parent)
     scrubbed["PYTHONPATH"] = os.pathsep.join(filter(None, (package, *sys.path)))
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}"]
     command += ["-m", "tlexp.launch", str(folder), run_id]
-    ranks = subprocess.Popen(command, env=scrubbed)
+    # A session of their own: a Ctrl-C reaches this process alone, and it ends all of them.
+    ranks = subprocess.Popen(command, env=scrubbed, start_new_session=True)
     try:
         code = ranks.wait()
     except BaseException:
         ranks.terminate()
         try:
-            ranks.wait(timeout=20)
+            ranks.wait(timeout=GRACE_SECONDS)
         except subprocess.TimeoutExpired:
-            ranks.kill()
+            os.killpg(ranks.pid, signal.SIGKILL)
         raise
     if code:
         raise RuntimeError(f"a process of this job failed (exit code {code}); its own message stands above")
@@ -87,6 +93,7 @@ def main(folder: Path, run_id: str) -> None:
     from tlexp.stopping import stop_signals
 
     config = configuration.load(OmegaConf.load(folder / "config.yaml"), root=folder)  # type: ignore[arg-type]
+    config.tracking.uri = os.environ.get(TRACKING) or None
     try:
         with stop_signals():
             experiment.train(config, folder, tracking.attached(config, run_id))

@@ -73,6 +73,15 @@ class TransferModel(nn.Module):
             logits: Tensor = head(self.backbone(x))
         return logits
 
+    def moving_statistics(self) -> list[Tensor]:
+        """Returns the running statistics that training changes: those of moving stages, for both domains."""
+        moving = [stage for stage in self.stages if stage.name in self._trainable]
+        buffers = [self.get_buffer(name) for stage in moving for name in stage.buffers]
+        if self.source_statistics is not None:
+            layers = {module for stage in moving for module in stage.modules}
+            buffers += self.source_statistics.of({name.removeprefix("backbone.") for name in layers})
+        return [buffer for buffer in buffers if buffer.is_floating_point()]
+
     def set_trainable(self, names: Collection[str]) -> None:
         """Lets exactly the named stages move: gradients and modes at once."""
         self._trainable = set(names)

@@ -1,12 +1,11 @@
 """Whose statistics BatchNorm layers use when two domains pass through one backbone."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-POLICIES = ("per_domain", "shared")
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 
 
@@ -27,6 +26,11 @@ class SourceStatistics(nn.Module):
             layer = backbone.get_submodule(name)
             for kind in STATISTICS:
                 self.register_buffer(f"{kind}_{index}", layer.get_buffer(kind).detach().clone())
+
+    def of(self, layers: Collection[str]) -> list[Tensor]:
+        """Returns the statistics of the named layers of the backbone."""
+        places = [index for index, name in enumerate(self.layers) if name in layers]
+        return [self.get_buffer(f"{kind}_{index}") for index in places for kind in STATISTICS]
 
     @contextmanager
     def active(self, backbone: nn.Module) -> Iterator[None]:

@@ -9,8 +9,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-FORMS = ("sum", "convex")
-
 
 def domain_weights(alpha: float, form: str = "sum") -> tuple[float, float]:
     """Returns the weights (target, source) of the two losses.

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytorch_lightning as pl
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from torch import nn
 
-from tlexp.config import Config
+from tlexp.config import Config, without_password
 from tlexp.data.pair import TransferData
 from tlexp.model import TransferModel
-from tlexp.task import parameter_groups
 
 if TYPE_CHECKING:
     from tlexp.assemble import Parts
@@ -22,31 +22,47 @@ if TYPE_CHECKING:
 console = Console(width=None if sys.stdout.isatty() else 120, highlight=False)
 
 
-def show_start(config: Config, parts: "Parts", trainer: pl.Trainer, count: int) -> None:
-    """Prints what will happen: the facts of the run, its data, and every stage with its mode and rate."""
-    console.print(_facts("Run", start_facts(config, parts, trainer, count)))
-    console.print(data_table(parts.data))
-    groups = parameter_groups(parts.task.model, parts.task.strategy, config.lr, parts.epochs)
-    rates = {group["name"].removesuffix("/no_decay"): group["lr"] for group in groups}
-    console.print(stage_table(parts.task.model, rates))
+def callbacks(config: Config, parts: "Parts") -> list[pl.Callback]:
+    """Returns what shows a run while it trains."""
+    bar = ProgressBar(config.monitor, bool(config.trainer.get("enable_progress_bar", True)))
+    return [StartReport(config, parts), bar]
 
 
-def start_facts(config: Config, parts: "Parts", trainer: pl.Trainer, count: int) -> dict[str, object]:
+class StartReport(pl.Callback):
+    """Prints what will happen, once everything that decides it exists and before the first step."""
+
+    def __init__(self, config: Config, parts: "Parts") -> None:
+        self.config, self.parts = config, parts
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Prints the facts of the run, its data, and every stage with its mode and rate, on the first process."""
+        if not trainer.is_global_zero:
+            return
+        pl_module.train()
+        console.print(_facts("Run", start_facts(self.config, self.parts, trainer)))
+        console.print(data_table(self.parts.data))
+        groups = trainer.optimizers[0].param_groups
+        rates = {group["name"].removesuffix("/no_decay"): group["initial_lr"] for group in groups}
+        console.print(stage_table(self.parts.task.model, rates))
+
+
+def start_facts(config: Config, parts: "Parts", trainer: pl.Trainer) -> dict[str, object]:
     """Returns what a reader should know before the first step, in order."""
     spec, data = parts.data.spec, parts.data
     notices = list(parts.notices)
     if config.data.val == "large":
         notices.append("data.val=large validates on labels outside the budget: an optimistic choice of checkpoint")
     seen = {"target": data.domains["target"].sizes()["train"], "source": data.steps * data.batch_size}
-    images = ", ".join(f"{seen[role]} {role}" for role in data.train_on)
+    images = ", ".join(f"{seen[role]} of the {role}" for role in data.train_on)
+    steps, batches = int(trainer.estimated_stepping_batches), trainer.num_training_batches
     facts: dict[str, object] = {
         "strategy": config.strategy["name"],
         "objective": f"L(target) + alpha * L(source), alpha = {config.alpha:g}, form {config.objective.form}",
         "backbone": f"{config.backbone['name']}, input {spec.shape}, mean {spec.mean}, std {spec.std}",
         "weights": parts.loaded,
         "heads": ", ".join(f"{role}: {head.out_features} classes" for role, head in parts.task.model.heads.items()),
-        "batch": f"{config.batch_size} of each of {', '.join(data.train_on)}, over {count} process(es)",
-        "steps": f"{trainer.max_epochs} epochs of {data.steps}; images an epoch: {images}",
+        "batch": f"at most {config.batch_size} of each of {', '.join(data.train_on)}, {trainer.world_size} process(es)",
+        "steps": f"{steps} in {trainer.max_epochs} epochs of {batches} batches, {images}",
         "device": f"{trainer.strategy.root_device}, precision {trainer.precision}",
         "chooses": f"{config.monitor} keeps the checkpoint",
         "seeds": f"seed {config.seed}, split_seed {config.split_seed}, config {config.hash}",
@@ -57,7 +73,7 @@ def start_facts(config: Config, parts: "Parts", trainer: pl.Trainer, count: int)
 def _facts(title: str, facts: dict[str, object]) -> Table:
     table = Table(title=title, title_justify="left", show_header=False)
     for key, value in facts.items():
-        table.add_row(key, str(value))
+        table.add_row(key, escape(str(value)))
     return table
 
 
@@ -78,10 +94,11 @@ def stage_table(model: TransferModel, rates: dict[str, float]) -> Table:
     table = Table("stage", "parameters", "moves", "mode", "lr", title="Stages", title_justify="left")
     parameters = dict(model.named_parameters())
     for stage in model.stages:
-        moves = stage.name in model.trainable
+        moves = all(parameters[name].requires_grad for name in stage.parameters)
+        modes = {"train" if model.get_submodule(name).training else "eval" for name in stage.modules}
         count = sum(parameters[name].numel() for name in stage.parameters)
         rate = f"{rates[stage.name]:g}" if stage.name in rates else "-"
-        table.add_row(stage.name, f"{count:,}", "yes" if moves else "frozen", "train" if moves else "eval", rate)
+        table.add_row(stage.name, f"{count:,}", "yes" if moves else "frozen", " and ".join(sorted(modes)), rate)
     total = sum(p.numel() for p in model.parameters())
     moving = sum(p.numel() for p in model.parameters() if p.requires_grad)
     table.add_row("all", f"{total:,}", f"{moving:,}", "", "")
@@ -104,13 +121,12 @@ def show_end(config: Config, parts: "Parts", metrics: dict[str, Any], folder: Pa
     )
     if "forgetting" in metrics:
         console.print(f"the source's test accuracy fell by {metrics['forgetting']:.4f} since its own training")
-    console.print(f"weights: {parts.loaded}", soft_wrap=True)
-    console.print(f"folder: {folder}", soft_wrap=True)
-    uri = config.tracking.uri
-    if uri is not None and uri.startswith("sqlite:"):
-        console.print(f"compare: mlflow ui --backend-store-uri {uri}", soft_wrap=True)
-    elif uri is not None:
-        console.print(f"compare: {uri}", soft_wrap=True)
+    uri = without_password(config.tracking.uri)
+    lines = [f"weights: {parts.loaded}", f"folder: {folder}"]
+    if uri is not None:
+        lines.append(f"compare: {'mlflow ui --backend-store-uri ' if uri.startswith('sqlite:') else ''}{uri}")
+    for line in lines:
+        console.print(line, soft_wrap=True, markup=False)
 
 
 def _order(name: str) -> tuple[bool, str]:

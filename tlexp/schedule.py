@@ -2,19 +2,33 @@
 
 import math
 
+from tlexp.errors import UsageError
+
 
 def cosine(step: int, total: int, warmup: float = 0.1) -> float:
     """Rises linearly to 1 over the first `warmup` share of `total` steps, then falls along a cosine.
 
     The factor is exactly 1 at step round(warmup * total) and exactly 0 at step `total`, the one after the last.
+
+    Raises:
+        UsageError: for a warm-up outside [0, 1).
     """
-    rise = round(warmup * total)
-    if step < rise:
+    if step < (rise := _rise(total, warmup)):
         return (step + 1) / (rise + 1)
     return 0.5 * (1.0 + math.cos(math.pi * (step - rise) / max(1, total - rise)))
 
 
 def constant(step: int, total: int, warmup: float = 0.0) -> float:
-    """Rises linearly over the first `warmup` share of `total` steps and stays at 1."""
-    rise = round(warmup * total)
+    """Rises linearly over the first `warmup` share of `total` steps and stays at 1.
+
+    Raises:
+        UsageError: for a warm-up outside [0, 1).
+    """
+    rise = _rise(total, warmup)
     return (step + 1) / (rise + 1) if step < rise else 1.0
+
+
+def _rise(total: int, warmup: float) -> int:
+    if not 0 <= warmup < 1:
+        raise UsageError(f"schedule.warmup={warmup}: must be a share of all steps in [0, 1)")
+    return round(warmup * total)

@@ -11,8 +11,11 @@ class Stopped(BaseException):
     """The run was asked to stop. Not an Exception: a sweep does not go on with the next job."""
 
     def __init__(self, signum: int) -> None:
-        super().__init__(f"stopped by {signal.Signals(signum).name}; what was finished before is kept")
+        super().__init__(signum)  # as it is, since a launcher may send the exception from another process
         self.exit_code = 128 + signum
+
+    def __str__(self) -> str:
+        return f"stopped by {signal.Signals(self.exit_code - 128).name}; what was finished before is kept"
 
 
 def _raise(signum: int, _: FrameType | None) -> None:

@@ -29,6 +29,7 @@ class TransferTask(pl.LightningModule):
         optimizer: maps parameter groups and `lr` to an optimizer.
         schedule: maps (step, total steps) to the factor of every group's rate.
         lr: rate of the head.
+        epochs: the epochs that will be trained, over which the strategy says what moves.
         alpha: weight of the source's loss.
         form: `sum` or `convex`.
         seed: of the named streams for dropout.
@@ -44,6 +45,7 @@ class TransferTask(pl.LightningModule):
         optimizer: Callable[..., Optimizer],
         schedule: Callable[[int, int], float],
         lr: float,
+        epochs: range,
         alpha: float = 0.0,
         form: str = "sum",
         seed: int = 0,
@@ -52,7 +54,7 @@ class TransferTask(pl.LightningModule):
         super().__init__()
         self.model, self.strategy = model, strategy
         self.criteria = nn.ModuleDict(criteria)
-        self.make_optimizer, self.schedule, self.lr = optimizer, schedule, lr
+        self.make_optimizer, self.schedule, self.lr, self.epochs = optimizer, schedule, lr, epochs
         self.alpha, self.form, self.seed = alpha, form, seed
         self.card = card or {}
         self.roles = list(classes)
@@ -106,10 +108,13 @@ class TransferTask(pl.LightningModule):
             values |= {f"train/{role}/loss": loss / n, f"train/{role}/accuracy": correct / n}
         return values
 
+    def build_optimizer(self) -> Optimizer:
+        """Puts every parameter that ever moves into exactly one named group."""
+        return self.make_optimizer(parameter_groups(self.model, self.strategy, self.lr, self.epochs), lr=self.lr)
+
     def configure_optimizers(self) -> Any:
-        """Puts every parameter that ever moves into exactly one named group; the schedule counts optimizer steps."""
-        epochs = range(max(1, self.trainer.max_epochs or 1))
-        optimizer = self.make_optimizer(parameter_groups(self.model, self.strategy, self.lr, epochs), lr=self.lr)
+        """Adds the schedule, which counts optimizer steps whatever a batch, an epoch or accumulation is."""
+        optimizer = self.build_optimizer()
         total = int(self.trainer.estimated_stepping_batches)
         scheduler = LambdaLR(optimizer, partial(_factor, self.schedule, total))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
@@ -134,12 +139,11 @@ class TransferTask(pl.LightningModule):
     # Evaluation ---------------------------------------------------------------------------------------------
 
     def on_validation_epoch_start(self) -> None:
-        """Gives all processes the same running statistics before they evaluate."""
+        """Gives all processes the same running statistics before they evaluate; what is frozen is not touched."""
         if self.trainer.world_size > 1:
-            for buffer in self.model.buffers():
-                if buffer.is_floating_point():
-                    torch.distributed.all_reduce(buffer)
-                    buffer /= self.trainer.world_size
+            for buffer in self.model.moving_statistics():
+                torch.distributed.all_reduce(buffer)
+                buffer /= self.trainer.world_size
 
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Adds a batch to the metrics of its role."""

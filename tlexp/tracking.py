@@ -77,9 +77,19 @@ class Record:
                 self.client.set_tag(self.run_id, key, str(value))
 
     def close(self, status: str) -> None:
-        """Ends the run as FINISHED, FAILED or KILLED."""
-        if self.client is not None and self.run_id:
-            self.client.set_terminated(self.run_id, status)
+        """Ends the run as FINISHED, FAILED or KILLED, with what metrics are still waiting; tries more than once."""
+        if self.client is None or not self.run_id:
+            return
+        self.metrics({}, step=0)
+        for wait in (1.0, 3.0, None):
+            try:
+                self.client.set_terminated(self.run_id, status)
+                break
+            except Exception as error:  # whatever the store's trouble is, the result itself is in the folder
+                if wait is None:
+                    log.warning("MLflow: the run stays RUNNING there (%s); it is %s", _first_line(error), status)
+                else:
+                    time.sleep(wait)
 
 
 class EpochRecorder(pl.Callback):
@@ -92,6 +102,11 @@ class EpochRecorder(pl.Callback):
     def __init__(self, record: Record, folder: Path) -> None:
         self.record, self.file = record, folder / "history.jsonl"
         self.history: list[dict[str, Any]] = []
+        self._validated = False
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Notes that this epoch has values of its own; Lightning keeps showing the last ones."""
+        self._validated = True
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Starts the file anew."""
@@ -100,7 +115,10 @@ class EpochRecorder(pl.Callback):
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: "TransferTask") -> None:  # type: ignore[override]
         """Collects on every process, since the training metrics are summed over them; writes on one."""
-        values = pl_module.train_metrics() | {name: float(value) for name, value in trainer.callback_metrics.items()}
+        values = pl_module.train_metrics()
+        if self._validated:
+            values |= {name: float(value) for name, value in trainer.callback_metrics.items()}
+        self._validated = False
         values["train/lr"] = trainer.optimizers[0].param_groups[-1]["lr"]
         row = {"epoch": trainer.current_epoch, **values}
         self.history.append(row)
@@ -121,12 +139,11 @@ def tracked(config: Config, folder: Path) -> Iterator[Record]:
         record.artifact(folder / "metrics.json")
     except BaseException as error:
         status = "KILLED" if isinstance(error, Stopped | KeyboardInterrupt) else "FAILED"
-        with _bookkeeping("the run could not be closed"):
+        with _bookkeeping("the error could not be recorded"):
             record.tags({"error": f"{type(error).__name__}: {_first_line(error)}"})
-            record.close(status)
+        record.close(status)
         raise
-    with _bookkeeping("the run could not be closed"):
-        record.close("FINISHED")
+    record.close("FINISHED")
 
 
 def attached(config: Config, run_id: str) -> Record:

@@ -59,7 +59,7 @@ def test_one_command_trains_tests_records_and_says_so(tmp_path):
         "init=source: training the backbone on mnist",
         "L(target) + alpha * L(source), alpha = 0.5",
         "source mnist: 11 of 11 tensors",
-        "2 epochs of 3",
+        "6 in 2 epochs of 3 batches, 40 of the target, 48 of the source",
         "target test accuracy",
         "95 % interval",
         f"mlflow ui --backend-store-uri sqlite:///{tmp_path}/mlflow.db",

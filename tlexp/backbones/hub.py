@@ -3,6 +3,8 @@
 import logging
 import os
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from urllib.parse import urlsplit
 
 from huggingface_hub import constants
@@ -10,18 +12,27 @@ from huggingface_hub import constants
 SECONDS = 3.0
 
 
-def fail_fast() -> None:
-    """Puts the hub's client into its offline mode where the hub cannot be reached.
+@contextmanager
+def failing_fast() -> Iterator[None]:
+    """Keeps the hub's client in its offline mode inside the block where the hub cannot be reached.
 
     The client tries again for most of a minute; offline, it finds what is in the local cache or fails at once.
     Behind a proxy only the client knows the way, so nothing is tried then.
     """
     logging.getLogger("huggingface_hub").setLevel(logging.CRITICAL)  # the caller's error says it in one line
-    if constants.HF_HUB_OFFLINE or any(os.environ.get(name) for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY")):
-        return
-    address = urlsplit(constants.ENDPOINT)
+    before = constants.HF_HUB_OFFLINE
+    proxy = any(os.environ.get(name) for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY"))
+    constants.HF_HUB_OFFLINE = before or not (proxy or _reachable(constants.ENDPOINT))
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before
+
+
+def _reachable(endpoint: str) -> bool:
+    address = urlsplit(endpoint)
     try:
         with socket.create_connection((address.hostname or "", address.port or 443), SECONDS):
-            pass
+            return True
     except OSError:
-        constants.HF_HUB_OFFLINE = True
+        return False

@@ -31,15 +31,26 @@ class TimmBackbone(nn.Module):
         if not timm.is_model(name.split(".")[0]):
             close = ", ".join(difflib.get_close_matches(name, timm.list_models(), n=3)) or "none is close"
             raise UsageError(f"backbone.name={name}: timm has no such model; did you mean: {close}?")
-        options: dict[str, Any] = {"num_classes": 0, "drop_rate": drop_rate}
+        self.name, self.size = name, size
+        self.options = {"num_classes": 0, "drop_rate": drop_rate}
         if drop_path_rate:
-            options["drop_path_rate"] = drop_path_rate
-        self.name = name
-        self.body: Any = _create(name, size, options)
+            self.options["drop_path_rate"] = drop_path_rate
+        self.body = self._create(pretrained=False)
         config = resolve_model_data_config(self.body)
         channels, height, _ = config["input_size"]
         self.input = InputSpec(channels, size or height, config["mean"], config["std"], config["interpolation"])
         self.num_features = measured_width(self, self.input)
+
+    def _create(self, pretrained: bool) -> Any:
+        try:
+            if self.size is not None:
+                try:  # models with position embeddings are built for a size, convolutions take any
+                    return timm.create_model(self.name, pretrained, img_size=self.size, **self.options)
+                except TypeError:
+                    pass
+            return timm.create_model(self.name, pretrained, **self.options)
+        except TypeError as error:
+            raise UsageError(f"backbone.name={self.name}: {error}; leave that option at its default") from error
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps (batch, *input.shape) to pooled features (batch, num_features)."""
@@ -47,14 +58,22 @@ class TimmBackbone(nn.Module):
         return features
 
     def stages(self) -> list[Stage]:
-        """Groups as timm itself does, coarsely: the stem, then each stage or block."""
-        ids = group_parameters(self.body, self.body.group_matcher(coarse=True), reverse=True)
-        ids |= {name: _beside(name, ids) for name, _ in self.body.named_buffers()}
+        """Groups as timm itself does, coarsely: the stem, then each stage or block; else by top-level children."""
+        tensors = [*dict(self.body.named_parameters()), *dict(self.body.named_buffers())]
+        try:
+            ids = group_parameters(self.body, self.body.group_matcher(coarse=True), reverse=True)
+            ids |= {name: _beside(name, ids) for name, _ in self.body.named_buffers()}
+        except (AttributeError, NotImplementedError, AssertionError, KeyError):
+            children = list(dict.fromkeys(name.split(".")[0] for name in tensors))
+            ids = {name: children.index(name.split(".")[0]) for name in tensors}
         members: dict[int, list[str]] = {}
-        for name, index in ids.items():
-            members.setdefault(index, []).append(f"body.{name}")
-        names = {index: _stage_name(index, members[index]) for index in sorted(members)}
-        return group_stages(self, {f"body.{name}": names[index] for name, index in ids.items()}, names.values())
+        for name in tensors:
+            members.setdefault(ids[name], []).append(f"body.{name}")
+        names: dict[int, str] = {}
+        for index in sorted(members):
+            name = _stage_name(len(names), members[index])
+            names[index] = f"{name}.{index}" if name in names.values() else name
+        return group_stages(self, {f"body.{name}": names[ids[name]] for name in tensors}, names.values())
 
     def pretrained_state(self) -> dict[str, Tensor]:
         """Fetches the published weights (or finds them in the local cache) under this module's own names.
@@ -62,9 +81,9 @@ class TimmBackbone(nn.Module):
         Raises:
             UsageError: where they can be had from neither.
         """
-        hub.fail_fast()
         try:
-            model = timm.create_model(self.name, pretrained=True, num_classes=0)
+            with hub.failing_fast():
+                model = self._create(pretrained=True)
         except Exception as error:  # the hub's client raises a dozen kinds, all of them meaning the same here
             cause = str(error).strip().split(". ")[0].rstrip(".")
             raise UsageError(
@@ -72,18 +91,6 @@ class TimmBackbone(nn.Module):
                 f"fetched ({cause}); give a local file as init=PATH, or init=random"
             ) from error
         return {f"body.{name}": tensor for name, tensor in model.state_dict().items()}
-
-
-def _create(name: str, size: int | None, options: dict[str, Any]) -> Any:
-    if size is not None:
-        try:  # models with position embeddings are built for a size, convolutions take any
-            return timm.create_model(name, pretrained=False, img_size=size, **options)
-        except TypeError:
-            pass
-    try:
-        return timm.create_model(name, pretrained=False, **options)
-    except TypeError as error:
-        raise UsageError(f"backbone.name={name}: {error}; leave that option at its default") from error
 
 
 def _beside(buffer: str, ids: dict[str, int]) -> int:

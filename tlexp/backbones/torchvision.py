@@ -1,6 +1,8 @@
 """Every classification model of torchvision, cut before its last linear layer."""
 
 import difflib
+import socket
+from typing import Any
 from urllib.error import URLError
 
 from torch import Tensor, nn
@@ -8,6 +10,7 @@ from torchvision import models
 from torchvision.models import WeightsEnum
 
 from tlexp.backbones.base import InputSpec, Stage, group_stages, measured_width
+from tlexp.backbones.hub import SECONDS
 from tlexp.errors import UsageError
 
 HEADS = ("fc", "classifier", "heads", "head")
@@ -35,7 +38,7 @@ class TorchvisionBackbone(nn.Module):
         crop = size or transform.crop_size[0]
         mean, std = tuple(transform.mean), tuple(transform.std)
         self.input = InputSpec(3, crop, mean, std, transform.interpolation.value)
-        self.body = _headless(models.get_model(name, weights=None))
+        self.body = _headless(_create(name, None))
         self.num_features = measured_width(self, self.input)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -59,20 +62,37 @@ class TorchvisionBackbone(nn.Module):
             UsageError: where they can be had from neither.
         """
         try:
-            model = models.get_model(self.name, weights=self.weights)
-        except (URLError, OSError) as error:
+            socket.setdefaulttimeout(SECONDS)  # the download itself knows no limit
+            model = _create(self.name, self.weights)
+        except (URLError, OSError, RuntimeError) as error:
             raise UsageError(
                 f"init=pretrained: {self.weights} of torchvision is neither in the local cache nor to be "
                 f"fetched ({error}); give a local file as init=PATH, or init=random"
             ) from error
+        finally:
+            socket.setdefaulttimeout(None)
         return {f"body.{name}": tensor for name, tensor in _headless(model).state_dict().items()}
 
 
+def _create(name: str, weights: WeightsEnum | None) -> Any:
+    """Builds a model without the auxiliary heads that two of them train with."""
+    if name in ("googlenet", "inception_v3"):
+        # Their published weights have the auxiliary heads, which can be taken off only afterwards.
+        model = models.get_model(name, weights=weights, aux_logits=weights is not None, init_weights=weights is None)
+        model.aux_logits, model.AuxLogits, model.aux1, model.aux2 = False, None, None, None
+        return model
+    return models.get_model(name, weights=weights)
+
+
 def _headless(model: nn.Module) -> nn.Module:
-    """Replaces the last linear layer under the model's head by an identity."""
+    """Replaces the last linear layer (or convolution, in SqueezeNet) under the model's head by an identity."""
     head = next(name for name in HEADS if hasattr(model, name))
-    linears = [name for name, child in model.named_modules() if isinstance(child, nn.Linear) and name.startswith(head)]
-    parent, _, last = linears[-1].rpartition(".")
+    layers = [
+        name
+        for name, child in model.named_modules()
+        if isinstance(child, nn.Linear | nn.Conv2d) and name.startswith(head)
+    ]
+    parent, _, last = layers[-1].rpartition(".")
     setattr(model.get_submodule(parent), last, nn.Identity())
     return model
 
@@ -89,7 +109,7 @@ def _stage_name(path: list[str], pools: list[int]) -> str:
         return f"features{sum(int(path[1]) > pool for pool in pools)}" if int(path[1]) > pools[0] else "stem"
     if child == "features":
         return "stem" if path[1] in ("0", "conv0", "norm0") else f"features.{path[1]}"
-    if child in ("trunk_output", "blocks"):
+    if child in ("trunk_output", "blocks") and len(path) > 2:
         return f"{child}.{path[1]}"
     if child == "encoder" and path[1] == "layers":
         return f"encoder.{path[2]}"

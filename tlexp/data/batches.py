@@ -61,7 +61,7 @@ class ShuffledBatches(Sampler[Pick]):
     """The target's training batches: each example once an epoch, in batches of at most `batch_size`.
 
     The batches of an epoch are as equal as they can be, so that no small last one is drawn (17 examples in
-    batches of 8 are 6 + 6 + 5): a step weighs about as much as any other, and BatchNorm never sees one example.
+    batches of 8 are 6 + 6 + 5), and each step weighs about as much as any other.
     """
 
     def __init__(self, n: int, batch_size: int, seed: int, rank: int = 0, world: int = 1) -> None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from tlexp.errors import UsageError
 from tlexp.streams import permutation
 
 Indices = NDArray[np.int64]
@@ -60,6 +61,9 @@ def split(
         fraction: share of the labels outside the test, at least one a class; None for no limit.
         draw: which of the nested label subsets is bought.
         val: `in_budget` or `large`.
+
+    Raises:
+        UsageError: where a class has fewer labels than the budget buys.
     """
     parts: dict[str, list[Indices]] = {"train": [], "val": [], "test": []}
     for label in np.unique(labels):
@@ -69,6 +73,9 @@ def split(
         parts["test"].append(members[:held_out])
         pool = members[held_out:]
         pool = pool[permutation(len(pool), split_seed, "budget", draw, label)]
+        if shots is not None and shots > len(pool):
+            rule = f"a class has only {len(pool)} labels outside the test split; use fewer, or null for all"
+            raise UsageError(f"data.shots={shots}: {rule}")
         bought = _budget(len(pool), shots, fraction)
         validates = np.arange(len(pool)) % VAL_EVERY == 1
         if val == "large":
@@ -82,7 +89,7 @@ def split(
 
 def _budget(available: int, shots: int | None, fraction: float | None) -> int:
     if shots is not None:
-        return min(shots, available)
+        return shots
     if fraction is not None:
         return max(1, round(fraction * available))
     return available

@@ -1,0 +1,90 @@
+"""What cannot work together, said in one line before anything is trained."""
+
+import inspect
+import math
+
+import pytorch_lightning as pl
+
+from tlexp import metrics
+from tlexp.config import Config
+from tlexp.data.pair import TransferData
+from tlexp.errors import UsageError
+from tlexp.model import TransferModel
+
+# What the Trainer is given by tlexp, or what would take the batches out of its hands.
+RESERVED = ("logger", "callbacks", "default_root_dir", "num_sanity_val_steps", "use_distributed_sampler")
+UNSUPPORTED = ("overfit_batches", "fast_dev_run", "enable_checkpointing", "barebones")
+
+
+def check_alpha(config: Config, model: TransferModel, moving: set[str]) -> list[str]:
+    """Makes sure that something trains and that alpha can act on it; returns notices where it acts oddly.
+
+    Raises:
+        UsageError: where nothing moves, or the source's loss cannot reach the target.
+    """
+    name = config.strategy["name"]
+    if not moving & {stage.name for stage in model.stages}:
+        raise UsageError(f"strategy={name}: freezes every stage, so nothing trains; free at least the head")
+    plain_sgd = config.optimizer["_target_"] == "torch.optim.SGD" and config.objective.form == "sum"
+    notices = []
+    if plain_sgd and 0 < config.alpha < math.inf:
+        notices.append("with SGD and the form sum, alpha also scales the learning rate; see objective.form=convex")
+    heads = {stage.name for stage in model.head_stages}
+    if not config.has_source_loss or len(heads) == 1 or moving - heads:
+        return notices
+    reaches_source = heads <= moving
+    if reaches_source and config.objective.allow_inert_alpha:
+        return [*notices, "alpha reaches the source's head only: the target's result is that of alpha=0"]
+    rule = "with a frozen backbone and two heads it cannot reach the target; use alpha=0, head=one, "
+    rule += "a strategy that moves the backbone"
+    if reaches_source:
+        rule += ", or objective.allow_inert_alpha=true to train the source's head beside the target's"
+    raise UsageError(f"alpha={config.alpha:g}: strategy={name}: {rule}")
+
+
+def check_monitor(config: Config, roles: list[str]) -> str:
+    """Returns `max` or `min` for the monitored metric.
+
+    Raises:
+        UsageError: for a name that validation does not log, listing those it does.
+    """
+    known = {f"val/{role}/{name}": "max" if more else "min" for role in roles for name, more in metrics.NAMES.items()}
+    if config.monitor not in known:
+        raise UsageError(f"monitor={config.monitor}: no such metric; this run has {', '.join(known)}")
+    return known[config.monitor]
+
+
+def check_trainer(config: Config) -> None:
+    """Makes sure that the Trainer knows its options and that they leave something to train and to choose by.
+
+    Raises:
+        UsageError: for an argument that Lightning does not have, that is set here or that leaves nothing.
+    """
+    known = set(inspect.signature(pl.Trainer.__init__).parameters) - {"self", *RESERVED, *UNSUPPORTED}
+    if unknown := sorted(set(config.trainer) - known):
+        raise UsageError(f"trainer.{unknown[0]}: Lightning's Trainer has no such argument, or tlexp sets it itself")
+    if (epochs := config.trainer.get("max_epochs")) is None or epochs < 1:
+        raise UsageError(f"trainer.max_epochs={epochs}: schedule and strategy need a number above 0; use epochs=")
+    for limit in ("limit_train_batches", "limit_val_batches", "limit_test_batches"):
+        if config.trainer.get(limit) in (0, 0.0):
+            raise UsageError(f"trainer.{limit}=0: leaves nothing to train on, choose by or test; use a number above 0")
+    if config.epochs < (every := config.trainer.get("check_val_every_n_epoch") or 1):
+        raise UsageError(f"trainer.check_val_every_n_epoch={every}: {config.epochs} epochs end before it; use fewer")
+
+
+def check_parts(config: Config, data: TransferData, processes: int) -> None:
+    """Makes sure that every process has a part of every batch and of every split.
+
+    Raises:
+        UsageError: where one would have nothing to do.
+    """
+    for role, domain in data.domains.items():
+        sizes = domain.sizes()
+        smallest = sizes["train"] // data.steps if role == "target" else config.batch_size
+        if role in data.train_on and smallest < processes:
+            rule = f"the smallest batch of the {role} has {smallest} examples for {processes} processes"
+            raise UsageError(f"batch_size={config.batch_size}: {rule}; use a larger one or fewer trainer.devices")
+        for part in ("val", "test"):
+            if sizes[part] < processes:
+                rule = f"the {role} has only {sizes[part]} {part} examples, one for each process at least"
+                raise UsageError(f"trainer.devices={processes}: {rule}")
