@@ -2,14 +2,16 @@
 
     python scripts/alpha_curve.py collect outputs/sweeps/FOLDER [FOLDER ...] > curve.csv
     python scripts/alpha_curve.py table curve.csv
+    python scripts/alpha_curve.py readme README.md
 
-`collect` reads the folders of finished jobs; the first folder named is the curve, a run of alpha = 0 from a later one
-with another batch size is its control. `table` prints Markdown.
+`collect` reads the finished jobs of multiruns; runs with another batch size than the smallest are controls of the
+curve. `table` prints Markdown. `readme` puts the table of FILE below each line `<!-- table FILE -->`.
 """
 
 import argparse
 import csv
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -35,17 +37,18 @@ def collect(folders: list[Path]) -> None:
     writer.writerows(sorted(rows, key=lambda row: (row["batch_size"], row["alpha"], row["seed"])))
 
 
-def table(file: Path) -> None:
-    with file.open() as lines:
-        rows = list(csv.DictReader(lines))
-    curve_batch = min(int(row["batch_size"]) for row in rows)
-    groups: dict[tuple[int, float], dict[int, float]] = {}
+def table(file: Path) -> str:
+    with file.open() as content:
+        rows = list(csv.DictReader(content))
+    groups: dict[tuple[int, float], dict[str, float]] = {}
     for row in rows:
-        key = (int(row["batch_size"]), float(row["alpha"]))
-        groups.setdefault(key, {})[int(row["seed"])] = 100 * float(row["test_accuracy"])
+        group = groups.setdefault((int(row["batch_size"]), float(row["alpha"])), {})
+        if row["seed"] in group:
+            sys.exit(f"{file}: alpha={row['alpha']} seed={row['seed']} stands there twice; collect one sweep a file")
+        group[row["seed"]] = 100 * float(row["test_accuracy"])
+    curve_batch = min(batch for batch, _ in groups)
     baseline = groups[curve_batch, 0.0]
-    print("| alpha | test accuracy, % | minus alpha = 0, points | p | better in |")
-    print("|---|---|---|---|---|")
+    lines = ["| alpha | test accuracy, % | minus alpha = 0, points | p | better in |", "|---|---|---|---|---|"]
     for (batch, alpha), by_seed in sorted(groups.items()):
         name = {0.0: "0 (target only)", float("inf"): "inf (source only)"}.get(alpha, f"{alpha:g}")
         name = name if batch == curve_batch else f"0, {batch} target images a step"
@@ -54,22 +57,32 @@ def table(file: Path) -> None:
         if by_seed is baseline:
             cells += ["", "", ""]
         else:
-            against = paired([by_seed[seed] for seed in sorted(by_seed)], [baseline[seed] for seed in sorted(by_seed)])
+            seeds = sorted(by_seed.keys() & baseline.keys())
+            against = paired([by_seed[seed] for seed in seeds], [baseline[seed] for seed in seeds])
             d = against.difference
             cells += [f"{d.mean:+.1f} [{d.low:+.1f}, {d.high:+.1f}]", f"{against.p:.2g}", f"{against.wins} of {d.n}"]
-        print("| " + " | ".join(cells) + " |")
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def readme(page: Path) -> None:
+    shown = re.compile(r"<!-- table (\S+) -->\n(?:\|.*\n)*")
+    page.write_text(shown.sub(lambda m: f"<!-- table {m[1]} -->\n{table(page.parent / m[1])}\n", page.read_text()))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("collect").add_argument("folders", nargs="+", type=Path)
-    commands.add_parser("table").add_argument("file", type=Path)
+    commands.add_parser("collect").add_argument("files", nargs="+", type=Path, metavar="FOLDER")
+    commands.add_parser("table").add_argument("files", nargs=1, type=Path, metavar="CSV")
+    commands.add_parser("readme").add_argument("files", nargs=1, type=Path, metavar="PAGE")
     arguments = parser.parse_args()
     if arguments.command == "collect":
-        collect(arguments.folders)
+        collect(arguments.files)
+    elif arguments.command == "table":
+        print(table(arguments.files[0]))
     else:
-        table(arguments.file)
+        readme(arguments.files[0])
 
 
 if __name__ == "__main__":

@@ -1,9 +1,8 @@
 """The README is executed: its commands, its example of a new strategy, and its tables against their files."""
 
-import contextlib
-import io
+import json
 import re
-import runpy
+import subprocess
 import sys
 from pathlib import Path
 
@@ -48,12 +47,34 @@ def test_there_are_tables():
 
 
 @pytest.mark.parametrize(("file", "shown"), TABLES)
-def test_a_table_is_what_its_file_says(file, shown, monkeypatch):
-    monkeypatch.setattr(sys, "argv", ["alpha_curve.py", "table", str(ROOT / file)])
-    printed = io.StringIO()
-    with contextlib.redirect_stdout(printed):
-        runpy.run_path(str(ROOT / "scripts/alpha_curve.py"), run_name="__main__")
-    assert printed.getvalue().strip() == shown.strip()
+def test_a_table_is_what_its_file_says(file, shown):
+    assert alpha_curve("table", str(ROOT / file), cwd=ROOT) == shown.strip()
+
+
+@pytest.mark.slow
+def test_a_table_is_made_from_a_sweep(tmp_path, store):
+    """`collect`, `table` and `readme` in turn, on a sweep of four jobs."""
+    sweep = ("-m", "alpha=0,0.5", "seed=0,1", "hydra.sweep.dir=sweep", "tracking=none", "init=random", "epochs=1")
+    assert command(*sweep, *QUICK, cwd=tmp_path).returncode == 0
+    (tmp_path / "curve.csv").write_text(alpha_curve("collect", "sweep", cwd=tmp_path) + "\n")
+    made = alpha_curve("table", "curve.csv", cwd=tmp_path).splitlines()
+    accuracies = {
+        job: json.loads((tmp_path / f"sweep/{job}/metrics.json").read_text())["test/target/accuracy"]
+        for job in range(4)
+    }
+    mean = 50 * (accuracies[2] + accuracies[3])
+    difference = mean - 50 * (accuracies[0] + accuracies[1])
+    assert made[3].startswith(f"| 0.5 | {mean:.1f} [")
+    assert f"| {difference:+.1f} [" in made[3]
+    (tmp_path / "page.md").write_text("before\n\n<!-- table curve.csv -->\n| old |\n\nafter\n")
+    alpha_curve("readme", "page.md", cwd=tmp_path)
+    lines = ["before", "", "<!-- table curve.csv -->", *made, "", "after"]
+    assert (tmp_path / "page.md").read_text().splitlines() == lines
+
+
+def alpha_curve(*arguments, cwd):
+    line = [sys.executable, str(ROOT / "scripts/alpha_curve.py"), *arguments]
+    return subprocess.run(line, cwd=cwd, capture_output=True, text=True, check=True).stdout.strip()
 
 
 def test_every_file_the_readme_names_is_there():

@@ -60,7 +60,7 @@ def test_label_smoothing_and_class_weights_are_in_the_loss():
     assert smooth.task.criteria["target"](logits, batch.labels).mean().item() == pytest.approx(
         expected.item(), rel=1e-6
     )
-    uneven = ("data=digits_to_mnist", "objective.class_weights=balanced", "alpha=1")
+    uneven = ("data=digits_to_mnist", "data.test_fraction=0.4", "objective.class_weights=balanced", "alpha=1")
     parts = assemble(compose(*RUN, *uneven))
     for role, domain in parts.data.domains.items():
         labels = domain.labels("train")
