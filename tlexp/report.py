@@ -120,7 +120,8 @@ def show_end(config: Config, parts: "Parts", metrics: dict[str, Any], folder: Pa
         f"target test accuracy [bold]{accuracy:.4f}[/], 95 % interval {low:.4f} to {high:.4f}, {tested} images"
     )
     if "forgetting" in metrics:
-        console.print(f"the source's test accuracy fell by {metrics['forgetting']:.4f} since its own training")
+        after, change = metrics["test/source/accuracy"], -metrics["forgetting"]
+        console.print(f"source test accuracy {after:.4f}, {change:+.4f} since its own training")
     uri = without_password(config.tracking.uri)
     lines = [f"weights: {parts.loaded}", f"folder: {folder}"]
     if uri is not None:
