@@ -14,6 +14,7 @@ from tests.conftest import compose
 from tlexp import tracking
 from tlexp.errors import UsageError
 from tlexp.stopping import Stopped, stop_signals
+from tlexp.tracking.runs import LONGEST_PARAM, flattened
 
 
 def config_in(folder: Path, *overrides: str) -> Any:
@@ -102,12 +103,12 @@ def test_many_and_long_parameters_keep_their_keys(tmp_path, open_folder):
     params = runs(config)[0].data.params
     assert {f"backbone.knob{i}" for i in range(150)} <= set(params)
     text = params["data.target.classes"]
-    assert len(text) == tracking.LONGEST_PARAM
+    assert len(text) == LONGEST_PARAM
     assert text.endswith(f"... ({len(json.dumps(classes))} characters, see config.yaml)")
 
 
 def test_flattening_joins_keys_with_dots():
-    assert tracking.flattened({"a": {"b": {"c": 1}, "d": [1, 2]}, "e": {}}) == {"a.b.c": 1, "a.d": [1, 2], "e": {}}
+    assert flattened({"a": {"b": {"c": 1}, "d": [1, 2]}, "e": {}}) == {"a.b.c": 1, "a.d": [1, 2], "e": {}}
 
 
 def test_without_tracking_nothing_is_written(tmp_path, open_folder):

@@ -1,0 +1,10 @@
+"""What goes to MLflow and when, and the true status of a run on every way out.
+
+Only this package knows MLflow. A run is opened and closed by the process that owns the job, whatever happens to the
+processes that train; these get the run's id and add to it.
+"""
+
+from tlexp.tracking.record import EpochRecorder, Record
+from tlexp.tracking.runs import attached, checkpoint_of, tracked
+
+__all__ = ["EpochRecorder", "Record", "attached", "checkpoint_of", "tracked"]

@@ -1,0 +1,123 @@
+"""A run's record: metrics by epoch, files, tags and its end."""
+
+import json
+import logging
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytorch_lightning as pl
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+    from tlexp.task import TransferTask
+
+log = logging.getLogger(__name__)
+
+METRICS_A_CALL = 1000  # MLflow's own limit
+
+
+class Record:
+    """A run's MLflow side; without a client (`tracking=none`) every call does nothing."""
+
+    def __init__(self, client: "MlflowClient | None" = None, run_id: str = "") -> None:
+        self.client, self.run_id = client, run_id
+        self._pending: list[Any] = []
+        self._warned = False
+
+    def metrics(self, values: Mapping[str, float], step: int) -> None:
+        """Adds one epoch's values in a single call; what a server refuses is kept and tried again next time."""
+        if self.client is None:
+            return
+        from mlflow.entities import Metric
+
+        now = int(time.time() * 1000)
+        self._pending += [Metric(name, float(value), now, step) for name, value in values.items()]
+        try:
+            while self._pending:
+                self.client.log_batch(self.run_id, metrics=self._pending[:METRICS_A_CALL])
+                self._pending = self._pending[METRICS_A_CALL:]
+        except Exception as error:  # training must not die of its bookkeeping, whatever the store's trouble is
+            if not self._warned:
+                log.warning("MLflow takes no metrics (%s); they are kept and sent later", first_line(error))
+            self._warned = True
+
+    def artifact(self, path: Path, folder: str | None = None) -> None:
+        """Uploads a file; what a server refuses stays in the run's own folder."""
+        if self.client is not None:
+            with bookkeeping(f"{path.name} could not be uploaded"):
+                self.client.log_artifact(self.run_id, str(path), folder)
+
+    def tags(self, values: Mapping[str, object]) -> None:
+        """Sets tags."""
+        if self.client is not None:
+            for key, value in values.items():
+                self.client.set_tag(self.run_id, key, str(value))
+
+    def close(self, status: str) -> None:
+        """Ends the run as FINISHED, FAILED or KILLED, with what metrics are still waiting; tries more than once."""
+        if self.client is None or not self.run_id:
+            return
+        self.metrics({}, step=0)
+        for wait in (1.0, 3.0, None):
+            try:
+                self.client.set_terminated(self.run_id, status)
+                break
+            except Exception as error:  # whatever the store's trouble is, the result itself is in the folder
+                if wait is None:
+                    log.warning("MLflow: the run stays RUNNING there (%s); it is %s", first_line(error), status)
+                else:
+                    time.sleep(wait)
+
+
+class EpochRecorder(pl.Callback):
+    """Writes one line of `history.jsonl` and one batch of MLflow metrics an epoch, on the first process only.
+
+    Attributes:
+        history: the same rows, each with its `epoch`.
+    """
+
+    def __init__(self, record: Record, folder: Path) -> None:
+        self.record, self.file = record, folder / "history.jsonl"
+        self.history: list[dict[str, Any]] = []
+        self._validated = False
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Notes that this epoch has values of its own; Lightning keeps showing the last ones."""
+        self._validated = True
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Starts the file anew."""
+        if trainer.is_global_zero:
+            self.file.write_text("")
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: "TransferTask") -> None:  # type: ignore[override]
+        """Collects on every process, since the training metrics are summed over them; writes on one."""
+        values = pl_module.train_metrics()
+        if self._validated:
+            values |= {name: float(value) for name, value in trainer.callback_metrics.items()}
+        self._validated = False
+        values["train/lr"] = trainer.optimizers[0].param_groups[-1]["lr"]
+        row = {"epoch": trainer.current_epoch, **values}
+        self.history.append(row)
+        if trainer.is_global_zero:
+            with self.file.open("a") as file:
+                file.write(json.dumps(row) + "\n")
+            self.record.metrics(values, step=trainer.current_epoch)
+
+
+@contextmanager
+def bookkeeping(what: str) -> Iterator[None]:
+    """Lets a store's failure be said without hiding the run's own result or error."""
+    try:
+        yield
+    except Exception as error:  # see the docstring
+        log.warning("MLflow: %s (%s)", what, first_line(error))
+
+
+def first_line(error: BaseException) -> str:
+    """Returns an error's message as far as it fits into a line."""
+    return (str(error).strip().splitlines() or [""])[0][:300]

@@ -1,0 +1,138 @@
+"""Opening and closing runs, and what describes them: parameters, axes, versions."""
+
+import json
+import subprocess
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+from tlexp.config import Config
+from tlexp.errors import UsageError
+from tlexp.stopping import Stopped
+from tlexp.tracking.record import Record, bookkeeping, first_line
+from tlexp.tracking.store import artifact_root, connect, experiment_id, lock_file, write_ahead
+
+# MLflow takes longer values, but its pages become unreadable; the whole configuration is an artifact.
+LONGEST_PARAM = 500
+PARAMS_A_CALL = 100  # MLflow's own limit
+PACKAGES = ("tlexp", "torch", "torchvision", "pytorch-lightning", "timm", "mlflow")
+
+
+@contextmanager
+def tracked(config: Config, folder: Path) -> Iterator[Record]:
+    """Opens a run and closes it as what really happened inside the block."""
+    record = Record()
+    try:
+        if config.tracking.backend == "mlflow":
+            _open(record, config, folder)
+        yield record
+        record.artifact(folder / "metrics.json")
+    except BaseException as error:
+        status = "KILLED" if isinstance(error, Stopped | KeyboardInterrupt) else "FAILED"
+        with bookkeeping("the error could not be recorded"):
+            record.tags({"error": f"{type(error).__name__}: {first_line(error)}"})
+        record.close(status)
+        raise
+    record.close("FINISHED")
+
+
+def attached(config: Config, run_id: str) -> Record:
+    """Returns the record of a run that another process owns."""
+    return Record(connect(config.tracking.uri), run_id) if run_id else Record()
+
+
+def _open(record: Record, config: Config, folder: Path) -> None:
+    """Creates the run with its parameters and tags, making database and experiment first where there are none."""
+    uri = config.tracking.uri or ""
+    try:
+        # Processes that meet a database that is not there yet would all migrate it and leave it broken.
+        with FileLock(lock_file(uri)):
+            write_ahead(uri)
+            record.client = connect(config.tracking.uri)
+            experiment = experiment_id(record.client, config.tracking.experiment, artifact_root(uri))
+        name = f"{config.strategy['name']}-{config.data.name}-a{config.alpha:g}-s{config.seed}"
+        record.run_id = record.client.create_run(experiment, tags=described(config, folder), run_name=name).info.run_id
+    except UsageError:
+        raise
+    except Exception as error:
+        rule = "check tracking.uri, or run with tracking=none and lose nothing but the tracking"
+        raise UsageError(f"tracking.uri={uri}: MLflow's store cannot be used ({first_line(error)}); {rule}") from error
+    from mlflow.entities import Param
+
+    params = [Param(key, shortened(value)) for key, value in flattened(config.without("tracking", "recipe")).items()]
+    for start in range(0, len(params), PARAMS_A_CALL):
+        record.client.log_batch(record.run_id, params=params[start : start + PARAMS_A_CALL])
+    record.artifact(folder / "config.yaml")
+
+
+def described(config: Config, folder: Path) -> dict[str, str]:
+    """Returns the tags of a run: its point on the axes, versions, and the state of the code."""
+    source = config.data.source["name"] if config.data.source else "none"
+    axes = {
+        "strategy": config.strategy["name"],
+        "alpha": f"{config.alpha:g}",
+        "data": config.data.name,
+        "source": source,
+        "target": config.data.target["name"],
+        "backbone": config.backbone["name"],
+        "init": config.init,
+        "seed": str(config.seed),
+    }
+    versions = {f"version.{package}": version(package) for package in PACKAGES}
+    return axes | versions | git_state() | {"config_hash": config.hash, "folder": str(folder)}
+
+
+def git_state() -> dict[str, str]:
+    """Returns commit and dirty flag of the repository the command was started in, or nothing outside of one."""
+    try:
+        ask = {"capture_output": True, "text": True, "check": True}
+        commit = subprocess.run(["git", "rev-parse", "HEAD"], **ask).stdout.strip()  # type: ignore[call-overload]
+        changes = subprocess.run(["git", "status", "--porcelain"], **ask).stdout.strip()  # type: ignore[call-overload]
+    except (OSError, subprocess.CalledProcessError):
+        return {}
+    dirty = str(bool(changes)).lower()
+    return {"git_commit": commit, "git_dirty": dirty, "mlflow.source.git.commit": commit, "mlflow.source.name": "tlexp"}
+
+
+def flattened(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Flattens nested mappings to dotted keys; lists stay whole."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping) and value:
+            flat |= flattened(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def shortened(value: object) -> str:
+    """Returns a value as text of at most 500 characters, and says so where some are left out."""
+    text = value if isinstance(value, str) else json.dumps(value)
+    if len(text) <= LONGEST_PARAM:
+        return text
+    note = f"... ({len(text)} characters, see config.yaml)"
+    return text[: LONGEST_PARAM - len(note)] + note
+
+
+def checkpoint_of(run_id: str, config: Config) -> Path | None:
+    """Finds the best checkpoint of an MLflow run: its artifact, or the file in its folder; None for no such run."""
+    from mlflow.exceptions import MlflowException
+
+    client = connect(config.tracking.uri)
+    try:
+        run = client.get_run(run_id)
+    except MlflowException:
+        return None
+    local = Path(run.data.tags.get("folder", "")) / "best.ckpt"
+    if local.is_file():
+        return local
+    try:
+        return Path(client.download_artifacts(run_id, "best.ckpt", tempfile.mkdtemp()))
+    except Exception as error:
+        rule = "it kept none as an artifact; run it with tracking.log_checkpoint=true"
+        raise UsageError(f"init={run_id}: the run's folder {local.parent} is gone and {rule}") from error
