@@ -41,7 +41,7 @@ def test_fractions_are_nested_too():
 def test_large_validation_buys_training_labels_only():
     parts = split(LABELS, 0, 0.4, shots=5, val="large")
     assert np.bincount(LABELS[parts.train]).tolist() == [5] * 4
-    assert len(parts.val) == 12 + 8 + 5 + 4
+    assert len(parts.val) == 12 + 7 + 5 + 4
 
 
 def test_split_seed_decides_the_test_and_draw_only_the_budget():

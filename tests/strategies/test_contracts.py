@@ -8,7 +8,6 @@ import torch
 
 from tests.conftest import BACKBONES, STRATEGIES, compose, differing, fit, state
 from tlexp.assemble import assemble
-from tlexp.task import parameter_groups
 
 PAIRS = [
     pytest.param(strategy, backbone, id=f"{strategy}-{backbone}") for strategy in STRATEGIES for backbone in BACKBONES
@@ -88,7 +87,7 @@ def test_every_moving_parameter_is_in_one_named_group_with_its_own_rate(strategy
     config = config_of(strategy, backbone)
     parts = assemble(config)
     model, rule = parts.task.model, parts.task.strategy
-    groups = parameter_groups(model, rule, config.lr, parts.epochs)
+    groups = parts.task.build_optimizer().param_groups
     held = [id(p) for group in groups for p in group["params"]]
     assert sorted(held) == sorted(id(p) for p in model.parameters() if p.requires_grad)
     assert len({group["name"] for group in groups}) == len(groups)
@@ -103,7 +102,7 @@ def test_every_moving_parameter_is_in_one_named_group_with_its_own_rate(strategy
 
 def test_finetune_gives_the_backbone_a_tenth_of_the_rate():
     parts = assemble(config_of("finetune", "small_cnn", "lr=0.02"))
-    rates = {g["name"]: g["lr"] for g in parameter_groups(parts.task.model, parts.task.strategy, 0.02, parts.epochs)}
+    rates = {group["name"]: group["lr"] for group in parts.task.build_optimizer().param_groups}
     assert rates["head"] == 0.02
     assert rates["stem"] == rates["hidden"] == pytest.approx(0.002)
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from filelock import FileLock
 
-from tlexp.config import Config
+from tlexp.config import Config, without_password
 from tlexp.errors import UsageError
 from tlexp.stopping import Stopped
 from tlexp.tracking.record import Record, bookkeeping, first_line
@@ -60,8 +60,9 @@ def _open(record: Record, config: Config, folder: Path) -> None:
     except UsageError:
         raise
     except Exception as error:
-        rule = "check tracking.uri, or run with tracking=none and lose nothing but the tracking"
-        raise UsageError(f"tracking.uri={uri}: MLflow's store cannot be used ({first_line(error)}); {rule}") from error
+        rule = "check it, or run with tracking=none and lose nothing but the tracking"
+        shown = without_password(uri)
+        raise UsageError(f"tracking.uri={shown}: MLflow's store fails ({first_line(error)}); {rule}") from error
     from mlflow.entities import Param
 
     params = [Param(key, shortened(value)) for key, value in flattened(config.without("tracking", "recipe")).items()]
