@@ -63,6 +63,7 @@ class TimmBackbone(nn.Module):
         try:
             ids = group_parameters(self.body, self.body.group_matcher(coarse=True), reverse=True)
             ids |= {name: _beside(name, ids) for name, _ in self.body.named_buffers()}
+            ids = {name: ids[name] for name in tensors}
         except (AttributeError, NotImplementedError, AssertionError, KeyError):
             children = list(dict.fromkeys(name.split(".")[0] for name in tensors))
             ids = {name: children.index(name.split(".")[0]) for name in tensors}

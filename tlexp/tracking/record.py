@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 METRICS_A_CALL = 1000  # MLflow's own limit
+SECONDS_BETWEEN_TRIES = 60.0  # each try costs the client's own patience, which training should not pay every epoch
 
 
 class Record:
@@ -27,15 +28,21 @@ class Record:
         self.client, self.run_id = client, run_id
         self._pending: list[Any] = []
         self._warned = False
+        self._try_again = 0.0
 
     def metrics(self, values: Mapping[str, float], step: int) -> None:
-        """Adds one epoch's values in a single call; what a server refuses is kept and tried again next time."""
+        """Adds one epoch's values in a single call; what a server refuses is kept and sent later."""
         if self.client is None:
             return
         from mlflow.entities import Metric
 
         now = int(time.time() * 1000)
         self._pending += [Metric(name, float(value), now, step) for name, value in values.items()]
+        if time.monotonic() >= self._try_again:
+            self._send()
+
+    def _send(self) -> None:
+        assert self.client is not None
         try:
             while self._pending:
                 self.client.log_batch(self.run_id, metrics=self._pending[:METRICS_A_CALL])
@@ -44,6 +51,7 @@ class Record:
             if not self._warned:
                 log.warning("MLflow takes no metrics (%s); they are kept and sent later", first_line(error))
             self._warned = True
+            self._try_again = time.monotonic() + SECONDS_BETWEEN_TRIES
 
     def artifact(self, path: Path, folder: str | None = None) -> None:
         """Uploads a file; what a server refuses stays in the run's own folder."""
@@ -61,7 +69,7 @@ class Record:
         """Ends the run as FINISHED, FAILED or KILLED, with what metrics are still waiting; tries more than once."""
         if self.client is None or not self.run_id:
             return
-        self.metrics({}, step=0)
+        self._send()
         for wait in (1.0, 3.0, None):
             try:
                 self.client.set_terminated(self.run_id, status)

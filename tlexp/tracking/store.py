@@ -1,6 +1,7 @@
 """MLflow's store: reached, made and migrated once, however many processes start together."""
 
 import hashlib
+import logging
 import os
 import sqlite3
 import tempfile
@@ -20,6 +21,7 @@ def connect(uri: str | None) -> "MlflowClient":
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
     # A server that is away should not hold up training for minutes; what it misses is sent again an epoch later.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+    logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # a failed call is said once, by us
     from mlflow import MlflowClient
 
     return MlflowClient(tracking_uri=uri)
