@@ -76,12 +76,13 @@ def group_stages(module: nn.Module, stage_of: dict[str, str], order: Iterable[st
         stage_of: the stage's name for the name of every parameter and buffer.
         order: the stages' names from the stem on.
     """
+    # By identity, since a tensor that is used in two places has a name in each.
+    tensors = [*module.named_parameters(), *module.named_buffers()]
+    stage_by_tensor = {id(tensor): stage_of[name] for name, tensor in tensors}
     owner: dict[str, str] = {}
     previous = next(iter(order := list(order)), "")
     for name, child in module.named_modules():
-        prefix = f"{name}." if name else ""
-        below = [*child.named_parameters(), *child.named_buffers()]
-        stages = {stage_of[prefix + tensor] for tensor, _ in below}
+        stages = {stage_by_tensor[id(tensor)] for tensor in (*child.parameters(), *child.buffers())}
         if len(stages) == 1:
             previous = owner[name] = stages.pop()
         elif not stages and not any(True for _ in child.children()):
