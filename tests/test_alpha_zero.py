@@ -1,4 +1,4 @@
-"""Contract 2: alpha = 0 is the target alone, to the bit; the oracle is a plain PyTorch loop written out here."""
+"""With alpha = 0 a run knows the target alone, to the bit; the oracle is a plain PyTorch loop written out here."""
 
 from typing import Any
 
@@ -158,7 +158,7 @@ def test_alpha_infinity_is_the_source_alone():
 
 
 def test_the_source_has_its_own_batchnorm_statistics():
-    """Field row A17: with the two domains apart, the target's running statistics are those of the target alone."""
+    """With the two domains apart, the target's running statistics are those of the target alone."""
     run = (*RUN, "strategy=shared_representation", "backbone.norm=batch", "strategy.heads=all")
     parts = assemble(compose(*run, "alpha=0.5"))
     model = parts.task.model

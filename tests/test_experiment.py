@@ -101,7 +101,7 @@ def test_mistakes_are_said_before_the_source_is_trained(tmp_path):
 
 @pytest.mark.parametrize("strategy", ["finetune", "full_transfer", "linear_probe", "shared_representation"])
 def test_weights_of_another_label_set_arrive_whole(answer, strategy):
-    """Field row B12: five classes to three; the backbone is complete, the head is new and it is said."""
+    """Five classes to three; the backbone is complete, the head is new and it is said."""
     options = ("data.source.classes=[0,1,2,3,4]", "data.target.classes=[5,6,7]", "batch_size=8")
     result = answer(f"strategy={strategy}", *options, *SHORT)
     assert result["weights"].startswith("source mnist: 11 of 11 tensors, left out model.heads.target.weight")
@@ -115,7 +115,7 @@ def test_different_label_sets_get_two_heads(answer):
 
 
 def test_init_takes_the_checkpoint_of_another_run(answer):
-    """Field row E4: the printed path can be given back as it is."""
+    """The printed path can be given back as it is."""
     first = answer("init=random", "strategy=scratch", *SHORT)
     assert "=" not in first["checkpoint"]
     second = answer(f"init={first['checkpoint']}", "strategy=linear_probe", *SHORT)
@@ -140,7 +140,7 @@ def test_init_takes_an_mlflow_run(tmp_path, store):
 
 
 def test_a_checkpoint_can_be_understood_alone(answer, monkeypatch):
-    """Contract 7 and field row G1: plain values and tensors only, no network, classes and input beside them."""
+    """Plain values and tensors only, no network, classes and input beside them."""
     result = answer("alpha=0.5", "data.target.classes=[7,3]", "data.source.classes=[3,7]", "batch_size=4", *SHORT)
     content = torch.load(result["folder"] / "best.ckpt", weights_only=True)
     card = content["tlexp"]
@@ -167,7 +167,7 @@ def test_class_weights_and_label_smoothing_change_the_loss(answer):
 
 
 def test_jobs_of_one_process_do_not_leak_into_each_other(answer):
-    """Field row E14: the same seed gives the same weights, whatever ran before it."""
+    """The same seed gives the same weights, whatever ran before it."""
     first = answer("seed=2", "alpha=0.5", *SHORT)
     torch.manual_seed(99)
     answer("seed=1", "strategy=scratch", *SHORT)

@@ -32,7 +32,7 @@ def test_alpha_zero_and_infinity_never_touch_the_absent_loss():
 @pytest.mark.parametrize("form", ["sum", "convex"])
 @pytest.mark.parametrize("alpha", [0.0, 0.3, 1.0, 10.0, math.inf])
 def test_full_batch_descent_finds_the_weighted_mean_of_a_quadratic(alpha, form):
-    """`SCIENCE.md` 2.4: with l = (theta - x)^2 / 2 the minimiser is (mean_T + alpha mean_S) / (1 + alpha)."""
+    """With l = (theta - x)^2 / 2 the minimiser is (mean_T + alpha mean_S) / (1 + alpha)."""
     target, source = torch.tensor([1.0, 2.0, 6.0]).double(), torch.tensor([-4.0, 8.0]).double()
     theta = torch.zeros((), dtype=torch.double, requires_grad=True)
     optimizer = torch.optim.SGD([theta], lr=0.5 / (1 if form == "convex" or math.isinf(alpha) else 1 + alpha))

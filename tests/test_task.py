@@ -103,7 +103,7 @@ def test_an_epoch_is_one_pass_over_the_target_for_every_alpha(alpha):
 
 
 def test_two_validation_sets_keep_their_names_and_values():
-    """Field rows C7 and C8: roles name the metrics, whether there are two loaders or one."""
+    """Roles name the metrics, whether there are two loaders or one."""
     for alpha, roles in (("0", {"target"}), ("0.5", {"target", "source"})):
         _, trainer = fit(compose(*RUN, f"alpha={alpha}", "epochs=1"))
         names = {name.split("/")[1] for name in trainer.callback_metrics}
@@ -112,7 +112,7 @@ def test_two_validation_sets_keep_their_names_and_values():
 
 
 def test_shared_statistics_are_a_mixture_and_own_ones_are_not():
-    """Field row A17: `norm=shared` lets the source move the target's statistics, `per_domain` does not."""
+    """Here `norm=shared` lets the source move the target's statistics, `per_domain` does not."""
     moved = {}
     for norm in ("shared", "per_domain"):
         parts = assemble(compose(*RUN, "backbone.norm=batch", "alpha=1", f"norm={norm}"))

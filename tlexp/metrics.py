@@ -18,7 +18,7 @@ class Evaluation(nn.Module):
 
     `accuracy` is over examples (micro); `macro_f1` is the mean over the classes that occur among labels or
     predictions, as scikit-learn's; `nll` is the mean negative log-likelihood; `ece` is the expected calibration
-    error with 15 equal-width bins and the l1 norm (`SCIENCE.md` 5.8 after Guo et al. 2017).
+    error with 15 equal-width bins and the l1 norm (Guo et al. 2017).
 
     Args:
         classes: number of classes.

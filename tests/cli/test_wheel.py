@@ -1,4 +1,4 @@
-"""Field row E7: what is installed is what works, from any folder and with a user's own options."""
+"""What is installed is what works, from any folder and with a user's own options."""
 
 import os
 import subprocess

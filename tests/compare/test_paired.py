@@ -9,7 +9,7 @@ B = [0.801, 0.803, 0.806, 0.797, 0.799, 0.806, 0.804, 0.800, 0.802, 0.805]
 
 
 def test_the_reference_vector():
-    """`SCIENCE.md` 5.3."""
+    """Ten pairs whose statistics were computed once by other means than ours."""
     result = paired(A, B)
     assert result.difference.mean == pytest.approx(0.0077, abs=1e-6)
     assert (result.difference.low, result.difference.high) == pytest.approx((0.003597, 0.011803), abs=1e-6)
@@ -20,7 +20,7 @@ def test_the_reference_vector():
 
 
 def test_the_half_width_is_a_known_multiple_of_the_deviation():
-    """`SCIENCE.md` 5.1: 1.242 standard deviations for five seeds."""
+    """Student's quantile over the root of n: 1.242 standard deviations for five seeds."""
     interval = mean_interval([-2.0, -1.0, 0.0, 1.0, 2.0])
     assert interval.high == pytest.approx(1.2416 * math.sqrt(2.5), abs=1e-3)
 

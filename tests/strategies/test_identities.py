@@ -1,4 +1,4 @@
-"""The equalities of `SCIENCE.md` 1.1: where two names must mean the same run, to the bit."""
+"""Where two names must mean the same run, to the bit."""
 
 from typing import Any
 
@@ -18,7 +18,7 @@ SHORT = ("epochs=3",)
 
 
 def test_full_transfer_from_random_weights_is_scratch(answer):
-    """T-1a."""
+    """The start is all that tells them apart."""
     a = answer("strategy=full_transfer", "init=random", *SHORT)
     b = answer("strategy=scratch", *SHORT)
     assert not differing(weights(a["folder"]), weights(b["folder"]))
@@ -27,7 +27,7 @@ def test_full_transfer_from_random_weights_is_scratch(answer):
 
 @pytest.mark.parametrize("alpha", ["0", "0.5"])
 def test_finetune_with_the_full_recipe_is_full_transfer(answer, alpha):
-    """T-1b."""
+    """The recipe is all that tells them apart."""
     full = answer("strategy=full_transfer", f"alpha={alpha}", *SHORT)
     same = ("strategy.backbone_lr_mult=1", "strategy.freeze_until=null", "lr=0.003")
     tuned = answer("strategy=finetune", f"alpha={alpha}", *same, *SHORT)
@@ -38,7 +38,7 @@ def test_finetune_with_the_full_recipe_is_full_transfer(answer, alpha):
 
 @pytest.mark.parametrize("clip", ["null", "0.05"])
 def test_the_targets_head_does_not_depend_on_alpha_under_a_frozen_backbone(store, clip):
-    """T-3a: with two heads, and with clipping too, since each head is clipped by itself."""
+    """With two heads, and with clipping too, since each head is clipped by itself."""
 
     def trained(alpha: str) -> tuple[Any, dict[str, torch.Tensor], dict[str, torch.Tensor]]:
         options = ("strategy=shared_representation", "head=two", "objective.allow_inert_alpha=true", *SHORT)
@@ -59,7 +59,7 @@ def test_the_targets_head_does_not_depend_on_alpha_under_a_frozen_backbone(store
 
 
 def test_shared_representation_with_one_head_is_weighted_logistic_regression():
-    """T-3b: the minimiser of mean loss + alpha * mean loss + (decay / 2) |w|^2, as scikit-learn finds it."""
+    """The minimiser of mean loss + alpha * mean loss + (decay / 2) |w|^2, as scikit-learn finds it."""
     alpha, decay = 0.5, 0.05
     recipe = ("optimizer=sgd", f"optimizer.weight_decay={decay}", "backbone.width=8", "lr=0.1", "epochs=3")
     data = ("data.source.classes=[0,1,2]", "data.target.classes=[0,1,2]", "data.test_fraction=0.9", "batch_size=12")

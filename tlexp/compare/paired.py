@@ -44,7 +44,7 @@ def mean_interval(values: Sequence[float]) -> Interval:
 
 
 def paired(a: Sequence[float], b: Sequence[float]) -> Paired:
-    """Compares values on the same seeds, in the same order (`SCIENCE.md` 5.3).
+    """Compares values on the same seeds, in the same order, by the paired t test.
 
     Raises:
         ValueError: where the numbers of seeds differ.
