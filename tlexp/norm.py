@@ -13,8 +13,8 @@ class SourceStatistics(nn.Module):
     """The source's own running statistics, equal to the backbone's at first; weights and biases stay shared.
 
     Each domain is normalised by its own batch while training, so a single set of running statistics would describe
-    neither of them, and least the target where the source's pass comes last (compare Chang et al. 2019, who keep weights and
-    biases apart as well).
+    neither of them, and least the target where the source's pass comes last. Chang et al. (2019) keep weights and
+    biases apart as well.
 
     Args:
         backbone: the module whose BatchNorm layers are served; it keeps the target's statistics.

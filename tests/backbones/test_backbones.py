@@ -79,7 +79,7 @@ def test_eval_features_do_not_depend_on_batch_mates(backbone):
     [("alexnet", 57_044_810, 9_354, 0), ("vgg16", 134_301_514, 12_426, 0), ("resnet50", 23_528_522, 26_570, 53)],
 )
 def test_known_counts_with_ten_classes(name, count, biases, norms):
-    """Counted by hand from the published architectures, last layer for ten classes."""
+    """The published architectures with a last layer for ten classes."""
     backbone = TorchvisionBackbone(name)
     head = nn.Linear(backbone.num_features, 10)
     both = [*backbone.named_parameters(), *head.named_parameters()]
