@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -20,7 +21,7 @@ TABLES = re.findall(r"<!-- table (\S+) -->\n(.*?)\n\n", TEXT, flags=re.DOTALL)
 @pytest.mark.parametrize("line", sorted(set(COMMANDS)))
 def test_every_command_runs(line, tmp_path, store):
     """As written, but for fewer epochs and seeds."""
-    arguments = line.removeprefix("python run.py ").replace("range(10)", "0").split()
+    arguments = shlex.split(line.removeprefix("python run.py ").replace("range(10)", "0"))
     done = command(*arguments, *QUICK, "epochs=1", f"store={store}", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     jobs = 6 if arguments[0] == "-m" else 1
@@ -40,6 +41,11 @@ def test_the_example_of_a_new_strategy_works(tmp_path, store):
     rows = {line.split()[1]: line for line in done.stdout.splitlines() if "│" in line}
     assert "yes" in rows["stem"]
     assert "frozen" in rows["hidden"]
+
+
+def test_a_shell_takes_every_command_as_it_stands():
+    script = "\n".join(line for kind, block in BLOCKS if kind == "bash" for line in block.splitlines())
+    subprocess.run(["bash", "-n"], input=script, text=True, check=True)
 
 
 def test_there_are_tables():
