@@ -3,7 +3,7 @@
 import inspect
 import re
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,8 +12,9 @@ import torch
 from hydra.utils import instantiate
 
 from tlexp import __version__, launch, tracking
+from tlexp.backbones import hub
 from tlexp.backbones.base import Backbone
-from tlexp.backbones.weights import Loaded, load_backbone, read_state
+from tlexp.backbones.weights import Loaded, load_backbone, read_checkpoint
 from tlexp.checks import check_alpha, check_monitor, check_parts, check_trainer
 from tlexp.config import Config, content_key
 from tlexp.data.pair import Domain, TransferData
@@ -63,13 +64,13 @@ def assemble(config: Config) -> Parts:
     roles = ["target", "source"] if config.has_source_loss else ["target"]
     monitor_mode = check_monitor(config, roles)
     domains = {role: read_domain(config, role) for role in roles}
-    with forked(config.seed, "backbone"):
-        backbone = build("backbone", config.backbone)
+    state, card = read_start(config)
+    backbone = build_backbone(config, card)
     train_on = tuple(role for role in roles if role == "source" or config.has_target_loss)
     source = domains.get("source")
     data = TransferData(domains["target"], source, backbone.input, config.batch_size, config.seed, train_on)
     check_parts(config, data, processes)
-    loaded = load_init(config, backbone)
+    loaded = load_init(config, backbone, state)
     model = build_model(config, backbone, domains)
     strategy: Strategy = build("strategy", config.strategy)
     strategy.prepare(model, data)
@@ -114,7 +115,7 @@ def source_folder(config: Config) -> Path:
     task = config.source_task()
     trainer = {key: value for key, value in task.trainer.items() if key not in PLACE}
     key = content_key({"version": __version__, **task.without("tracking", "store", "recipe"), "trainer": trainer})
-    return Path(config.store) / f"{task.data.target['name']}-{task.backbone['name'].replace('/', '_')}-{key}"
+    return Path(config.store) / f"{task.data.target['name']}-{Path(task.backbone['name']).name}-{key}"
 
 
 def read_domain(config: Config, role: str) -> Domain:
@@ -122,44 +123,80 @@ def read_domain(config: Config, role: str) -> Domain:
     samples = build("data", getattr(config.data, role))
     data, fixed = config.data, (config.split_seed, config.data.test_fraction)
     if role == "source":
-        return Domain(samples, split(samples.labels, *fixed))
-    return Domain(samples, split(samples.labels, *fixed, data.shots, data.fraction, data.draw, data.val))
+        return Domain(samples, split(samples.labels, *fixed, given=samples.given))
+    budget = (data.shots, data.fraction, data.draw, data.val)
+    return Domain(samples, split(samples.labels, *fixed, *budget, samples.given))
 
 
-def load_init(config: Config, backbone: Any) -> Loaded:
-    """Sets the backbone's weights as `init` says.
+def read_start(config: Config) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """Returns the tensors and the card of the checkpoint that `init` means; both empty where it means none.
 
     Raises:
-        UsageError: where `init` names nothing that exists or that fits.
+        UsageError: where `init` names nothing that exists or can be read.
+    """
+    if config.init in ("random", "pretrained"):
+        return {}, {}
+    return read_checkpoint(source_folder(config) / "best.ckpt" if config.init == "source" else checkpoint_path(config))
+
+
+def build_backbone(config: Config, card: dict[str, Any]) -> Backbone:
+    """Builds the network without weights; only `init=pretrained` may ask the hub for anything.
+
+    Args:
+        config: the run's configuration.
+        card: of the checkpoint it starts from, which carries what the same backbone needs beside its weights.
+    """
+    node = config.backbone
+    before = card.get("config", {}).get("backbone", {})
+    same = all(before.get(key) == node[key] for key in ("_target_", "name"))
+    carried = {"carried": card["carried"]} if same and "carried" in card else {}
+    with hub.offline(unless=config.init == "pretrained"), forked(config.seed, "backbone"):
+        backbone: Backbone = build("backbone", node, **carried)
+    return backbone
+
+
+def load_init(config: Config, backbone: Any, state: dict[str, torch.Tensor]) -> Loaded:
+    """Sets the backbone's weights as `init` says.
+
+    Args:
+        config: the run's configuration.
+        backbone: what is changed.
+        state: the tensors of the checkpoint that `init` means, if it means one.
+
+    Raises:
+        UsageError: where they do not fit, or there are no published ones.
     """
     if config.init == "random":
         return Loaded("random", 0, len(backbone.state_dict()))
-    origin = config.init
+    origin, notes = config.init, []
     if config.init == "pretrained":
         if not hasattr(backbone, "pretrained_state"):
             rule = f"backbone={backbone.name} has no published weights; use init=source or init=random"
             raise UsageError(f"init=pretrained: {rule}")
-        state = backbone.pretrained_state()
+        state, notes = backbone.pretrained_state()
     elif config.init == "source":
         origin = f"source {config.data.source and config.data.source['name']}"
-        state = read_state(source_folder(config) / "best.ckpt")
-    else:
-        state = read_state(checkpoint_path(config))
-    return load_backbone(backbone, state, origin, config.allow_partial)
+    return load_backbone(backbone, state, origin, config.allow_partial, notes)
 
 
 def checkpoint_path(config: Config) -> Path:
-    """Returns the file that `init` means: a path, or the best checkpoint of an MLflow run.
+    """Returns the file that `init` means: a path, the best checkpoint of an MLflow run, or what an MLflow URI names.
 
     Raises:
-        UsageError: where it is neither.
+        UsageError: where it is none of them.
     """
     if (path := Path(config.init)).is_file():
         return path
-    is_run = re.fullmatch("[0-9a-f]{32}", config.init) and config.tracking.backend == "mlflow"
-    found = tracking.checkpoint_of(config.init, config) if is_run else None
+    tracked = config.tracking.backend == "mlflow"
+    found = None
+    if re.match("(runs|models|mlflow-artifacts):/", config.init):
+        if not tracked:
+            raise UsageError(f"init={config.init}: only tracking=mlflow knows where that is; or give a file")
+        found = tracking.checkpoint_at(config.init, config)
+    elif re.fullmatch("[0-9a-f]{32}", config.init) and tracked:
+        found = tracking.checkpoint_of(config.init, config)
     if found is None:
-        rule = "neither source, random, pretrained nor an existing file or a known MLflow run's id"
+        rule = "neither source, random, pretrained nor an existing file, a known MLflow run's id or an MLflow URI"
         raise UsageError(f"init={config.init}: {rule}")
     return found
 
@@ -180,7 +217,7 @@ def build_model(config: Config, backbone: Backbone, domains: dict[str, Domain]) 
     elif not config.has_target_loss:
         raise UsageError("alpha=inf: trains the source's head only; use head=one, which needs equal classes")
     own = source_statistics(backbone, config.norm) if config.has_source_loss else None  # type: ignore[arg-type]
-    return TransferModel(backbone, counts, config.seed, own)
+    return TransferModel(backbone, counts, config.seed, own, config.head_hidden, config.head_dropout)
 
 
 def build_task(
@@ -200,13 +237,14 @@ def build_task(
         )
         for role, domain in domains.items()
     }
-    spec = asdict(model.backbone.input)
+    carried = {"carried": model.backbone.carried()} if hasattr(model.backbone, "carried") else {}
     card = {
         "version": __version__,
         "backbone": model.backbone.name,
-        "input": {key: list(value) if isinstance(value, tuple) else value for key, value in spec.items()},
+        "input": model.backbone.input.described(),
         "classes": {role: list(domain.samples.classes) for role, domain in domains.items()},
         "config": config.shown(),
+        **carried,
     }
     schedule = build("schedule", {**config.schedule, "_partial_": True})
     task = TransferTask(

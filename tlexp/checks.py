@@ -13,6 +13,8 @@ from tlexp.model import TransferModel
 
 # What the Trainer is given by tlexp, or what would take the batches out of its hands.
 RESERVED = ("logger", "callbacks", "default_root_dir", "num_sanity_val_steps", "use_distributed_sampler")
+# Options beside Lightning's own, which act on the model.
+OWN = ("compile", "channels_last")
 UNSUPPORTED = ("overfit_batches", "fast_dev_run", "enable_checkpointing", "barebones")
 
 
@@ -61,6 +63,7 @@ def check_trainer(config: Config) -> None:
         UsageError: for an argument that Lightning does not have, that is set here or that leaves nothing.
     """
     known = set(inspect.signature(pl.Trainer.__init__).parameters) - {"self", *RESERVED, *UNSUPPORTED}
+    known |= set(OWN)
     if unknown := sorted(set(config.trainer) - known):
         raise UsageError(f"trainer.{unknown[0]}: Lightning's Trainer has no such argument, or tlexp sets it itself")
     if (epochs := config.trainer.get("max_epochs")) is None or epochs < 1:

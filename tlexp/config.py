@@ -13,6 +13,9 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 
 from tlexp.errors import UsageError
 
+# What a data set is called unless it is given a name: the last part of where it lies.
+OmegaConf.register_new_resolver("basename", lambda path: Path(path).stem if path else "none", replace=True)
+
 INITS = ("source", "random", "pretrained")
 
 
@@ -87,6 +90,7 @@ class ObjectiveConfig:
 class PretrainConfig:
     """The recipe of the source's own run, which `init=source` starts from."""
 
+    init: str = "random"
     epochs: int = MISSING
     lr: float = MISSING
     batch_size: int = MISSING
@@ -95,6 +99,8 @@ class PretrainConfig:
     schedule: dict[str, Any] = MISSING
 
     def __post_init__(self) -> None:
+        rule = "the source's own run starts from random, pretrained or a path"
+        _require(self.init != "source", "pretrain.init", self.init, rule)
         _positive(pretrain__epochs=self.epochs, pretrain__lr=self.lr, pretrain__batch_size=self.batch_size)
 
 
@@ -132,6 +138,8 @@ class Config:
     alpha: float = 0.0
     init: str = MISSING
     head: str = "auto"
+    head_hidden: int = 0
+    head_dropout: float = 0.0
     norm: str = "per_domain"
     seed: int = 0
     split_seed: int = 0
@@ -146,6 +154,8 @@ class Config:
     def __post_init__(self) -> None:
         _require(self.alpha >= 0, "alpha", self.alpha, "must be finite and >= 0, or inf for the source alone")
         _one_of("head", self.head, ("auto", "one", "two"))
+        _require(self.head_hidden >= 0, "head_hidden", self.head_hidden, "units of a hidden layer, or 0 for none")
+        _require(0 <= self.head_dropout < 1, "head_dropout", self.head_dropout, "must lie in [0, 1)")
         _one_of("norm", self.norm, ("per_domain", "shared"))
         _positive(epochs=self.epochs, lr=self.lr, batch_size=self.batch_size, patience=self.patience)
         if self.data.source is None:
@@ -185,13 +195,13 @@ class Config:
             self,
             data=data,
             strategy={"_target_": "tlexp.strategies.finetune.Finetune", "name": "source_training"},
-            recipe=RecipeConfig("random", pretrain.epochs, pretrain.lr),
+            recipe=RecipeConfig(pretrain.init, pretrain.epochs, pretrain.lr),
             objective=ObjectiveConfig(),
             optimizer=pretrain.optimizer,
             schedule=pretrain.schedule,
             trainer={**self.trainer, "max_epochs": pretrain.epochs},
             alpha=0.0,
-            init="random",
+            init=pretrain.init,
             head="auto",
             norm="per_domain",
             allow_partial=False,
@@ -226,8 +236,13 @@ def load(cfg: DictConfig, root: Path) -> Config:
     config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), plain))
     assert isinstance(config, Config)
     config.store = str(root / config.store)
-    if config.init not in INITS and (root / config.init).exists():
-        config.init = str(root / config.init)
+    for holder in (config, config.pretrain):
+        if holder.init not in INITS and (root / holder.init).exists():
+            holder.init = str(root / holder.init)
+    for node, key in ((config.data.target, "root"), (config.data.source or {}, "root"), (config.backbone, "name")):
+        # Data are where they are said to be, also where they do not exist; a backbone's name may be a folder.
+        if node.get(key) and (key == "root" or (root / node[key]).is_dir()):
+            node[key] = str(root / node[key])
     if config.tracking.backend == "mlflow":
         uri = config.tracking.uri or "sqlite:///mlflow.db"
         local = uri.startswith("sqlite:///")

@@ -21,8 +21,10 @@ from pytorch_lightning.strategies import DDPStrategy
 
 from tlexp import launch, pictures, report, tracking
 from tlexp.assemble import Parts, assemble, build, source_folder
+from tlexp.checks import OWN
 from tlexp.config import Config
 from tlexp.errors import UsageError
+from tlexp.model import TransferModel
 
 
 def run(config: Config, folder: Path) -> float:
@@ -113,6 +115,7 @@ def train(config: Config, folder: Path, record: tracking.Record) -> None:
     callbacks = [recorder, *report.callbacks(config, parts), keeper]
     if config.patience is not None:
         callbacks.append(EarlyStopping(config.monitor, mode=parts.monitor_mode, patience=config.patience))
+    tune(parts.task.model, config.trainer)
     with quiet():
         trainer = make_trainer(config, folder, callbacks)
         fit_started = time.perf_counter()
@@ -132,13 +135,26 @@ def train(config: Config, folder: Path, record: tracking.Record) -> None:
         report.show_end(config, parts, result, folder)
 
 
+def tune(model: TransferModel, trainer: dict[str, Any]) -> None:
+    """Compiles the backbone and lays images out channel by channel, where `trainer` asks for it.
+
+    Both change how the same tensors are computed: their names, and so the checkpoints, stay what they are.
+    """
+    if trainer.get("channels_last"):
+        model.memory_format = torch.channels_last
+        model.to(memory_format=torch.channels_last)
+    if trainer.get("compile"):
+        model.backbone.compile()
+
+
 def make_trainer(config: Config, folder: Path, callbacks: list[pl.Callback]) -> pl.Trainer:
     """Returns Lightning's Trainer as the configuration says, with ranks that check that they agree.
 
     Raises:
         UsageError: for options that Lightning refuses.
     """
-    options = {k: build("trainer", v) if isinstance(v, dict) else v for k, v in config.trainer.items()}
+    given = {key: value for key, value in config.trainer.items() if key not in OWN}
+    options = {k: build("trainer", v) if isinstance(v, dict) else v for k, v in given.items()}
     if launch.processes(options) > 1 and options.get("strategy", "auto") in ("auto", "ddp"):
         # Buffers sent round in each forward pass would hang where ranks evaluate uneven numbers of batches.
         options["strategy"] = DDPStrategy(forward_sync_buffers=False)

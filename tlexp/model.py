@@ -5,6 +5,7 @@ from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from tlexp.backbones.base import Backbone, Stage
@@ -26,6 +27,8 @@ class TransferModel(nn.Module):
         classes: number of classes of each head; `{"target": c}` is one head for all domains.
         seed: heads are drawn from the stream (seed, head, domain), the same for every strategy and alpha.
         source_statistics: the source's own BatchNorm statistics; None where both domains share one set.
+        head_hidden: units of a hidden layer in each head; 0 for none.
+        head_dropout: share of what enters a head's output layer that is dropped while training.
     """
 
     def __init__(
@@ -34,23 +37,27 @@ class TransferModel(nn.Module):
         classes: dict[str, int],
         seed: int,
         source_statistics: SourceStatistics | None = None,
+        head_hidden: int = 0,
+        head_dropout: float = 0.0,
     ) -> None:
         super().__init__()
         self.backbone: Any = backbone
+        self.classes = classes
+        self.memory_format = torch.contiguous_format
         self.source_statistics = source_statistics
         self.heads = nn.ModuleDict()
         for domain, count in classes.items():
             with forked(seed, "head", domain):
-                self.heads[domain] = nn.Linear(backbone.num_features, count)
+                self.heads[domain] = _head(backbone.num_features, count, head_hidden, head_dropout)
         self.backbone_stages = [_inside("backbone.", stage) for stage in backbone.stages()]
         self.head_stages = [
             Stage(
                 HEAD if domain == "target" else SOURCE_HEAD,
-                (f"heads.{domain}.weight", f"heads.{domain}.bias"),
+                tuple(f"heads.{domain}.{name}" for name, _ in head.named_parameters()),
                 (),
-                (f"heads.{domain}",),
+                tuple(f"heads.{domain}.{name}".rstrip(".") for name, _ in head.named_modules()),
             )
-            for domain in classes
+            for domain, head in self.heads.items()
         ]
         self._spans = _spans(self.stages)
         self._trainable = {stage.name for stage in self.stages}
@@ -65,8 +72,10 @@ class TransferModel(nn.Module):
         """Names of the stages that move."""
         return set(self._trainable)
 
-    def forward(self, x: Tensor, domain: str = "target") -> Tensor:
-        """Maps images (batch, ...) to the logits (batch, classes) of a domain's head."""
+    def forward(self, x: Any, domain: str = "target") -> Tensor:
+        """Maps inputs (batch, ...) to the logits (batch, classes) of a domain's head."""
+        if isinstance(x, Tensor) and x.ndim == 4:
+            x = x.contiguous(memory_format=self.memory_format)
         head = self.heads[domain] if domain in self.heads else self.heads["target"]
         own = self.source_statistics if domain == "source" else None
         with own.active(self.backbone) if own is not None else nullcontext():
@@ -98,6 +107,14 @@ class TransferModel(nn.Module):
             if name in self._spans:
                 module.training = mode and not self._trainable.isdisjoint(self._spans[name])
         return self
+
+
+def _head(width: int, count: int, hidden: int, dropout: float) -> nn.Module:
+    """Returns one linear layer, or one above a hidden layer with ReLU and dropout."""
+    layers: list[nn.Module] = [nn.Linear(width, hidden), nn.ReLU()] if hidden else []
+    layers += [nn.Dropout(dropout)] if dropout else []
+    output = nn.Linear(hidden or width, count)
+    return nn.Sequential(*layers, output) if layers else output
 
 
 def _inside(prefix: str, stage: Stage) -> Stage:

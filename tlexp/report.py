@@ -58,9 +58,10 @@ def start_facts(config: Config, parts: "Parts", trainer: pl.Trainer) -> dict[str
     facts: dict[str, object] = {
         "strategy": config.strategy["name"],
         "objective": f"L(target) + alpha * L(source), alpha = {config.alpha:g}, form {config.objective.form}",
-        "backbone": f"{config.backbone['name']}, input {spec.shape}, mean {spec.mean}, std {spec.std}",
+        "backbone": config.backbone["name"],
+        "input": spec,
         "weights": parts.loaded,
-        "heads": ", ".join(f"{role}: {head.out_features} classes" for role, head in parts.task.model.heads.items()),
+        "heads": ", ".join(f"{role}: {count} classes" for role, count in parts.task.model.classes.items()),
         "batch": f"at most {config.batch_size} of each of {', '.join(data.train_on)}, {trainer.world_size} process(es)",
         "steps": f"{steps} in {trainer.max_epochs} epochs of {batches} batches, {images}",
         "device": f"{trainer.strategy.root_device}, precision {trainer.precision}",
@@ -80,7 +81,10 @@ def _facts(title: str, facts: dict[str, object]) -> Table:
 def data_table(data: TransferData) -> Table:
     """Returns counts, classes and the hash of the split for each role."""
     columns = ("role", "data", "classes", "train", "val", "test", "split")
-    table = Table(*columns, title="Data", title_justify="left")
+    cut = {role: data.truncated(role) for role in data.domains}
+    said = (f"{count:,} texts of the {role} are cut to the encoder's length" for role, count in cut.items() if count)
+    caption = ", ".join(said)
+    table = Table(*columns, title="Data", title_justify="left", caption=caption or None, caption_justify="left")
     for role, domain in data.domains.items():
         sizes = [str(size) for size in domain.sizes().values()]
         classes = domain.samples.classes
@@ -116,9 +120,8 @@ def show_end(config: Config, parts: "Parts", metrics: dict[str, Any], folder: Pa
     console.print(table)
     low, high = metrics["test/target/accuracy_ci95"]
     accuracy, tested = metrics["test/target/accuracy"], metrics["test_examples"]
-    console.print(
-        f"target test accuracy [bold]{accuracy:.4f}[/], 95 % interval {low:.4f} to {high:.4f}, {tested} images"
-    )
+    interval = f"95 % interval {low:.4f} to {high:.4f}, {tested} {parts.data.spec.kind}"
+    console.print(f"target test accuracy [bold]{accuracy:.4f}[/], {interval}")
     if "forgetting" in metrics:
         after, change = metrics["test/source/accuracy"], -metrics["forgetting"]
         console.print(f"source test accuracy {after:.4f}, {change:+.4f} since its own training")

@@ -5,10 +5,10 @@ import torch
 from tests.conftest import compose
 from tlexp.assemble import assemble
 from tlexp.backbones.base import InputSpec
+from tlexp.data.images import PixelArray
 from tlexp.data.pair import Domain, TransferData
 from tlexp.data.samples import Samples
 from tlexp.data.splits import Split
-from tlexp.data.transforms import to_inputs
 from tlexp.errors import UsageError
 
 SPEC = InputSpec(channels=1, size=4, mean=(0.5,), std=(0.5,))
@@ -16,7 +16,7 @@ SPEC = InputSpec(channels=1, size=4, mean=(0.5,), std=(0.5,))
 
 def domain(train, val=2, test=2):
     n = train + val + test
-    samples = Samples("toy", np.zeros((n, 4, 4, 1), np.uint8), np.arange(n) % 2, ("a", "b"))
+    samples = Samples("toy", PixelArray(np.zeros((n, 4, 4, 1), np.uint8)), np.arange(n) % 2, ("a", "b"))
     cuts = np.split(np.arange(n), [train, train + val])
     return Domain(samples, Split(*cuts))
 
@@ -65,17 +65,3 @@ def test_the_splits_do_not_depend_on_seed_strategy_or_alpha(store):
         parts = assemble(compose("init=random", *overrides))
         hashes.add(parts.data.domains["target"].split.hash)
     assert len(hashes) == 1
-
-
-def test_inputs_are_normalised_and_enlarged_as_the_backbone_says():
-    images = np.zeros((2, 8, 8, 1), np.uint8)
-    images[1] = 255
-    inputs = to_inputs(images, InputSpec(3, 12, (0.5, 0.4, 0.3), (0.5, 0.2, 0.1), "bicubic"))
-    assert inputs.shape == (2, 3, 12, 12)
-    assert torch.allclose(inputs[0].amax((1, 2)), torch.tensor([-1.0, -2.0, -3.0]))
-    assert torch.allclose(inputs[1].amin((1, 2)), torch.tensor([1.0, 3.0, 7.0]))
-
-
-def test_colour_images_do_not_pass_for_grey():
-    with pytest.raises(UsageError, match="images of 3 channels: the backbone takes 1"):
-        to_inputs(np.zeros((1, 4, 4, 3), np.uint8), SPEC)

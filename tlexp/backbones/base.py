@@ -1,8 +1,8 @@
 """The contract of a backbone, and how tensors and modules are grouped into stages."""
 
-from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -10,18 +10,86 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class InputSpec:
-    """The images a backbone expects: square, `size` pixels a side, normalised by channel."""
+    """The images a backbone expects and how they are made of a picture: resized, cropped, normalised by channel.
+
+    Attributes:
+        channels: 1 for grey, 3 for colour, 4 for colour with transparency; others need data with as many.
+        size: pixels a side of what enters the network.
+        mean: subtracted from each channel in [0, 1].
+        std: what each channel is then divided by.
+        interpolation: `bilinear`, `bicubic`, ...: how pictures are resized.
+        resize: pixels of the shorter side before the middle `size` is cut out; None for `size`, which cuts no margin.
+        crop: `center` resizes the shorter side, `squash` both sides, `border` the longer side and pads.
+    """
 
     channels: int
     size: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
     interpolation: str = "bilinear"
+    resize: int | None = None
+    crop: str = "center"
 
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """Channels, height and width."""
-        return self.channels, self.size, self.size
+    kind: ClassVar[str] = "images"
+
+    def example(self, n: int) -> Tensor:
+        """Returns `n` inputs of the right form, all zero."""
+        return torch.zeros(n, self.channels, self.size, self.size)
+
+    def described(self) -> dict[str, Any]:
+        """Returns the plain values that a checkpoint keeps."""
+        plain = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+        return {"kind": self.kind, **plain}
+
+    def __str__(self) -> str:
+        mean, std = (", ".join(f"{value:g}" for value in values) for values in (self.mean, self.std))
+        how = f"{self.interpolation} to {self.resize or self.size}, {self.crop} crop"
+        return f"{self.channels}x{self.size}x{self.size} ({how}), mean {mean}, std {std}"
+
+
+@dataclass(frozen=True)
+class TextSpec:
+    """The tokens a text encoder expects.
+
+    Attributes:
+        tokenizer: maps texts to token ids; from the same place as the encoder.
+        max_length: tokens of a text, special ones included; what is longer is cut and counted.
+    """
+
+    tokenizer: Any
+    max_length: int
+
+    kind: ClassVar[str] = "texts"
+
+    def tokens(self, texts: Sequence[str]) -> tuple[list[list[int]], int]:
+        """Returns the token ids of each text and how many texts had to be cut."""
+        whole = self.tokenizer(list(texts), add_special_tokens=True, truncation=False, verbose=False)["input_ids"]
+        cut = [place for place, ids in enumerate(whole) if len(ids) > self.max_length]
+        if cut:
+            longest = [texts[place] for place in cut]
+            options = {"truncation": True, "max_length": self.max_length}
+            for place, ids in zip(cut, self.tokenizer(longest, **options)["input_ids"], strict=True):
+                whole[place] = ids
+        return whole, len(cut)
+
+    def padded(self, ids: Sequence[Sequence[int]]) -> dict[str, Tensor]:
+        """Returns `input_ids` and `attention_mask`, each (batch, longest of this batch), padded on the right."""
+        width = max(len(row) for row in ids)
+        padding = self.tokenizer.pad_token_id or 0
+        rows = [list(row) + [padding] * (width - len(row)) for row in ids]
+        mask = [[1] * len(row) + [0] * (width - len(row)) for row in ids]
+        return {"input_ids": torch.tensor(rows), "attention_mask": torch.tensor(mask)}
+
+    def example(self, n: int) -> dict[str, Tensor]:
+        """Returns `n` inputs of the right form."""
+        return self.padded(self.tokens(["example"] * n)[0])
+
+    def described(self) -> dict[str, Any]:
+        """Returns the plain values that a checkpoint keeps."""
+        return {"kind": self.kind, "tokenizer": type(self.tokenizer).__name__, "max_length": self.max_length}
+
+    def __str__(self) -> str:
+        return f"at most {self.max_length} tokens of {type(self.tokenizer).__name__} ({len(self.tokenizer):,} entries)"
 
 
 @dataclass(frozen=True)
@@ -46,20 +114,20 @@ class Backbone(Protocol):
 
     name: str
     num_features: int
-    input: InputSpec
+    input: InputSpec | TextSpec
 
-    def __call__(self, x: Tensor) -> Tensor:
-        """Maps images (batch, *input.shape) to features (batch, num_features)."""
+    def __call__(self, x: Any) -> Tensor:
+        """Maps inputs, such as images (batch, channels, size, size), to features (batch, num_features)."""
 
     def stages(self) -> list[Stage]:
         """Returns the stages in order, stem first; together they own each parameter and buffer once."""
 
 
-def measured_width(module: nn.Module, spec: InputSpec) -> int:
+def measured_width(module: nn.Module, spec: InputSpec | TextSpec) -> int:
     """Returns the width of the module's output by one forward pass; what libraries declare is not always it."""
     was_training = module.training
     with torch.no_grad():
-        features = module.eval()(torch.zeros(2, *spec.shape))
+        features = module.eval()(spec.example(2))
     module.train(was_training)
     return int(features.shape[1])
 

@@ -1,4 +1,4 @@
-"""The model hub: quick to say that it cannot be reached."""
+"""The model hub: asked only where published weights are wanted, and quick to say that it cannot be reached."""
 
 import logging
 import os
@@ -13,20 +13,28 @@ SECONDS = 3.0
 
 
 @contextmanager
-def failing_fast() -> Iterator[None]:
-    """Keeps the hub's client in its offline mode inside the block where the hub cannot be reached.
+def offline(unless: bool = False) -> Iterator[None]:
+    """Keeps the hub's client from the network inside the block: it finds what is in the local cache, or fails.
 
-    The client tries again for most of a minute; offline, it finds what is in the local cache or fails at once.
-    Behind a proxy only the client knows the way, so nothing is tried then.
+    Args:
+        unless: lets it try where the hub answers. The client alone would try again for most of a minute. Behind a
+            proxy only the client knows the way, so it may try without having been checked.
     """
-    logging.getLogger("huggingface_hub").setLevel(logging.CRITICAL)  # the caller's error says it in one line
+    # The caller's error says it in one line.
+    logging.getLogger("huggingface_hub").setLevel(logging.CRITICAL)
     before = constants.HF_HUB_OFFLINE
     proxy = any(os.environ.get(name) for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY"))
-    constants.HF_HUB_OFFLINE = before or not (proxy or _reachable(constants.ENDPOINT))
+    constants.HF_HUB_OFFLINE = before or not (unless and (proxy or _reachable(constants.ENDPOINT)))
     try:
         yield
     finally:
         constants.HF_HUB_OFFLINE = before
+
+
+def first_sentence(error: BaseException) -> str:
+    """Returns as much of an error's message as fits into one of ours."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0].split(". ")[0].rstrip(".")
 
 
 def _reachable(endpoint: str) -> bool:

@@ -1,16 +1,20 @@
 """Every model of timm, with its own preprocessing and its own grouping into stages."""
 
 import difflib
+from math import floor
 from typing import Any
 
 import timm
 from timm.data import resolve_model_data_config
-from timm.models import group_parameters
+from timm.layers import resample_abs_pos_embed, resize_rel_pos_bias_table
+from timm.models import adapt_input_conv, group_parameters
 from torch import Tensor, nn
 
 from tlexp.backbones import hub
 from tlexp.backbones.base import InputSpec, Stage, group_stages, measured_width
 from tlexp.errors import UsageError
+
+POSITIONS = ("pos_embed", "relative_position_bias_table", "rel_pos", "attention_biases")
 
 
 class TimmBackbone(nn.Module):
@@ -18,28 +22,49 @@ class TimmBackbone(nn.Module):
 
     Args:
         name: a model's name in timm, with a pretrained tag if wanted (`resnet18.a1_in1k`).
-        size: side of the images; None for the size it was pretrained at.
+        size: side of the images; None for the size it was pretrained at. Position embeddings are resampled.
+        in_chans: channels of the images; None for those it was pretrained with. The first convolution's weights are
+            summed for grey images and repeated for more than three channels, mean and standard deviation likewise.
         drop_rate: dropout before the classifier.
         drop_path_rate: stochastic depth, for the models that have it.
+        gradient_checkpointing: computes activations again in the backward pass rather than keeping them.
 
     Raises:
-        UsageError: for a name that timm does not know or options that the model does not take.
+        UsageError: for a name that timm does not know, options that the model does not take or a size that it
+            cannot work with.
     """
 
-    def __init__(self, name: str, size: int | None = None, drop_rate: float = 0.0, drop_path_rate: float = 0.0) -> None:
+    def __init__(
+        self,
+        name: str,
+        size: int | None = None,
+        in_chans: int | None = None,
+        drop_rate: float = 0.0,
+        drop_path_rate: float = 0.0,
+        gradient_checkpointing: bool = False,
+    ) -> None:
         super().__init__()
         if not timm.is_model(name.split(".")[0]):
             close = ", ".join(difflib.get_close_matches(name, timm.list_models(), n=3)) or "none is close"
             raise UsageError(f"backbone.name={name}: timm has no such model; did you mean: {close}?")
+        if in_chans is not None and in_chans < 1:
+            raise UsageError(f"backbone.in_chans={in_chans}: must be at least 1")
         self.name, self.size = name, size
-        self.options = {"num_classes": 0, "drop_rate": drop_rate}
-        if drop_path_rate:
-            self.options["drop_path_rate"] = drop_path_rate
+        wanted = {"drop_rate": drop_rate, "drop_path_rate": drop_path_rate, "in_chans": in_chans}
+        self.options = {"num_classes": 0, **{key: value for key, value in wanted.items() if value}}
         self.body = self._create(pretrained=False)
         config = resolve_model_data_config(self.body)
-        channels, height, _ = config["input_size"]
-        self.input = InputSpec(channels, size or height, config["mean"], config["std"], config["interpolation"])
-        self.num_features = measured_width(self, self.input)
+        self.native, side = config["input_size"], size or config["input_size"][1]
+        channels = in_chans or self.native[0]
+        mean, std = _by_channel(config["mean"], channels), _by_channel(config["std"], channels)
+        resize = floor(side / config["crop_pct"])
+        self.input = InputSpec(channels, side, mean, std, config["interpolation"], resize, config["crop_mode"])
+        self._check_size(side)
+        if gradient_checkpointing:
+            try:
+                self.body.set_grad_checkpointing(True)
+            except (AttributeError, AssertionError, NotImplementedError) as error:
+                raise UsageError(f"backbone.gradient_checkpointing=true: timm's {name} cannot do it") from error
 
     def _create(self, pretrained: bool) -> Any:
         try:
@@ -51,9 +76,28 @@ class TimmBackbone(nn.Module):
             return timm.create_model(self.name, pretrained, **self.options)
         except TypeError as error:
             raise UsageError(f"backbone.name={self.name}: {error}; leave that option at its default") from error
+        except (AssertionError, IndexError, RuntimeError, ValueError) as error:
+            if pretrained:
+                raise
+            raise self._impossible_size(self.size, hub.first_sentence(error)) from error
+
+    def _check_size(self, side: int) -> None:
+        """Measures the width, which shows that the size works, and that no patch is cut off."""
+        patch = getattr(getattr(self.body, "patch_embed", None), "patch_size", None)
+        edge = (patch if isinstance(patch, int) else max(patch)) if patch else 1
+        if side % edge and not getattr(self.body.patch_embed, "dynamic_img_pad", False):
+            raise self._impossible_size(side, f"its patches are {edge} pixels wide, and {side % edge} would be ignored")
+        try:
+            self.num_features = measured_width(self, self.input)
+        except (AssertionError, IndexError, RuntimeError, ValueError) as error:
+            raise self._impossible_size(side, hub.first_sentence(error)) from error
+
+    def _impossible_size(self, side: int | None, reason: str) -> UsageError:
+        rule = f"timm's {self.name} cannot work with it ({reason}); use a multiple of its patches or strides, or "
+        return UsageError(f"backbone.size={side}: {rule}backbone.size=null for the size it was pretrained at")
 
     def forward(self, x: Tensor) -> Tensor:
-        """Maps (batch, *input.shape) to pooled features (batch, num_features)."""
+        """Maps (batch, channels, size, size) to pooled features (batch, num_features)."""
         features: Tensor = self.body(x)
         return features
 
@@ -76,22 +120,61 @@ class TimmBackbone(nn.Module):
             names[index] = f"{name}.{index}" if name in names.values() else name
         return group_stages(self, {f"body.{name}": names[ids[name]] for name in tensors}, names.values())
 
-    def pretrained_state(self) -> dict[str, Tensor]:
-        """Fetches the published weights (or finds them in the local cache) under this module's own names.
+    def pretrained_state(self) -> tuple[dict[str, Tensor], list[str]]:
+        """Returns the published weights, from the hub or its local cache, under this module's own names, and what
+        timm had to adapt to this size and these channels.
 
         Raises:
             UsageError: where they can be had from neither.
         """
         try:
-            with hub.failing_fast():
+            with hub.offline(unless=True):
                 model = self._create(pretrained=True)
         except Exception as error:  # the hub's client raises a dozen kinds, all of them meaning the same here
-            cause = str(error).strip().split(". ")[0].rstrip(".")
             raise UsageError(
                 f"init=pretrained: the weights of timm's {self.name} are neither in the local cache nor to be "
-                f"fetched ({cause}); give a local file as init=PATH, or init=random"
+                f"fetched ({hub.first_sentence(error)}); give a local file as init=PATH, or init=random"
             ) from error
-        return {f"body.{name}": tensor for name, tensor in model.state_dict().items()}
+        state = {f"body.{name}": tensor for name, tensor in model.state_dict().items()}
+        notes = []
+        if self.input.size != self.native[1] and any(_is_position(name) for name in state):
+            notes.append(f"position embeddings resampled from {self.native[1]} to {self.input.size} pixels")
+        if self.input.channels != self.native[0]:
+            notes.append(f"first convolution adapted from {self.native[0]} to {self.input.channels} channels")
+        return state, notes
+
+    def adapted(self, name: str, given: Tensor) -> Tensor | None:
+        """Returns a tensor for other channels or another size as this module needs it; None where that has no sense."""
+        shape = self.state_dict()[name].shape
+        fitted: Tensor | None = None
+        if name == _first_convolution(self) and (shape[0], *shape[2:]) == (given.shape[0], *given.shape[2:]):
+            fitted = adapt_input_conv(self.input.channels, given, given.shape[1])
+        elif name.endswith("relative_position_bias_table"):
+            window = self.get_submodule(name.rpartition(".")[0]).window_size
+            fitted = resize_rel_pos_bias_table(given, new_window_size=window, new_bias_shape=shape)
+        elif name.endswith("pos_embed") and len(shape) == 3 == given.ndim:
+            edge = int(shape[1] ** 0.5)  # tokens of a square, behind those that have no place
+            fitted = resample_abs_pos_embed(given, [edge, edge], num_prefix_tokens=shape[1] - edge**2)
+        return fitted
+
+
+def _by_channel(values: tuple[float, ...], channels: int) -> tuple[float, ...]:
+    """Returns a statistic for other channels than it was made for: their mean for one, repeated for more."""
+    if channels == len(values):
+        return tuple(values)
+    if channels == 1:
+        return (sum(values) / len(values),)
+    return tuple(values[place % len(values)] for place in range(channels))
+
+
+def _first_convolution(module: nn.Module) -> str:
+    """Returns the name of the weight that sees the images."""
+    convolutions = (name for name, child in module.named_modules() if isinstance(child, nn.Conv2d))
+    return f"{next(convolutions, '')}.weight"
+
+
+def _is_position(name: str) -> bool:
+    return any(part in name for part in POSITIONS)
 
 
 def _beside(buffer: str, ids: dict[str, int]) -> int:

@@ -10,7 +10,7 @@ from torchvision import models
 from torchvision.models import WeightsEnum
 
 from tlexp.backbones.base import InputSpec, Stage, group_stages, measured_width
-from tlexp.backbones.hub import SECONDS
+from tlexp.backbones.hub import SECONDS, first_sentence
 from tlexp.errors import UsageError
 
 HEADS = ("fc", "classifier", "heads", "head")
@@ -21,30 +21,43 @@ class TorchvisionBackbone(nn.Module):
 
     Args:
         name: a model's name in torchvision, such as `resnet50`, `alexnet`, `vgg16`.
-        size: side of the images; None for the size it was pretrained at.
+        size: side of the images; None for the size it was pretrained at. Position embeddings are resampled.
+        weights: which of the published weights, such as `IMAGENET1K_V2`, whose preprocessing is used; None for
+            torchvision's default.
+        top: keep the hidden layers of the classifier (AlexNet, VGG, MobileNet); without them features are what the
+            convolutions give after pooling, as with `include_top=False` in Keras.
 
     Raises:
-        UsageError: for a name that torchvision does not know.
+        UsageError: for a name or weights that torchvision does not know, or a size that the model cannot work with.
     """
 
-    def __init__(self, name: str, size: int | None = None) -> None:
+    def __init__(self, name: str, size: int | None = None, weights: str | None = None, top: bool = True) -> None:
         super().__init__()
         if name not in (known := models.list_models(module=models)):
             close = ", ".join(difflib.get_close_matches(name, known, n=3)) or "none is close"
             raise UsageError(f"backbone.name={name}: torchvision has no such classifier; did you mean: {close}?")
-        self.name = name
-        self.weights: WeightsEnum = next(iter(models.get_model_weights(name)))
+        self.name, self.top = name, top
+        published = models.get_model_weights(name)
+        if weights is not None and weights not in published.__members__:
+            rule = f"torchvision has {', '.join(published.__members__)} for {name}"
+            raise UsageError(f"backbone.weights={weights}: {rule}")
+        self.weights: WeightsEnum = published[weights or "DEFAULT"]
         transform = self.weights.transforms()
-        crop = size or transform.crop_size[0]
+        native, before = transform.crop_size[0], transform.resize_size[0]
         mean, std = tuple(transform.mean), tuple(transform.std)
-        self.input = InputSpec(3, crop, mean, std, transform.interpolation.value)
-        self.body = _headless(_create(name, None))
-        self.num_features = measured_width(self, self.input)
+        side = size or native
+        self.input = InputSpec(3, side, mean, std, transform.interpolation.value, round(before * side / native))
+        try:
+            self.body = _headless(_create(name, None, size), top)
+            self.num_features = measured_width(self, self.input)
+        except (AssertionError, IndexError, RuntimeError, ValueError) as error:
+            rule = f"torchvision's {name} cannot work with it ({first_sentence(error)})"
+            raise UsageError(f"backbone.size={size}: {rule}; backbone.size=null is {native}") from error
 
     def forward(self, x: Tensor) -> Tensor:
-        """Maps (batch, *input.shape) to features (batch, num_features)."""
+        """Maps (batch, 3, size, size) to features (batch, num_features)."""
         features: Tensor = self.body(x)
-        return features
+        return features.flatten(1)
 
     def stages(self) -> list[Stage]:
         """The stem, then the library's own stages: children, parts of `features`, or encoder layers."""
@@ -55,7 +68,7 @@ class TorchvisionBackbone(nn.Module):
             stage_of[name] = _stage_name(name.split(".")[1:], pools)
         return group_stages(self, stage_of, dict.fromkeys(["stem", *stage_of.values()]))
 
-    def pretrained_state(self) -> dict[str, Tensor]:
+    def pretrained_state(self) -> tuple[dict[str, Tensor], list[str]]:
         """Fetches the published weights (or finds them in the local cache) under this module's own names.
 
         Raises:
@@ -71,22 +84,45 @@ class TorchvisionBackbone(nn.Module):
             ) from error
         finally:
             socket.setdefaulttimeout(None)
-        return {f"body.{name}": tensor for name, tensor in _headless(model).state_dict().items()}
+        return {f"body.{name}": tensor for name, tensor in _headless(model, self.top).state_dict().items()}, []
+
+    def adapted(self, name: str, given: Tensor) -> Tensor | None:
+        """Returns a vision transformer's position embeddings for this size; None for any other tensor."""
+        if name != "body.encoder.pos_embedding":
+            return None
+        position = name.removeprefix("body.")
+        state = {position: given}
+        resampled = models.vision_transformer.interpolate_embeddings(self.input.size, self.body.patch_size, state)
+        tensor: Tensor = resampled[position]
+        return tensor
 
 
-def _create(name: str, weights: WeightsEnum | None) -> Any:
-    """Builds a model without the auxiliary heads that two of them train with."""
+def _create(name: str, weights: WeightsEnum | None, size: int | None = None) -> Any:
+    """Builds a model for a size, without the auxiliary heads that two of them train with."""
+    options: dict[str, Any] = {}
     if name in ("googlenet", "inception_v3"):
-        # Their published weights have the auxiliary heads, which can be taken off only afterwards.
-        model = models.get_model(name, weights=weights, aux_logits=weights is not None, init_weights=weights is None)
+        # Their published weights have the auxiliary heads, which can be taken off only afterwards, and expect images
+        # that the model itself normalises once more.
+        published = weights is not None
+        options = {"aux_logits": published, "init_weights": not published, "transform_input": True}
+        model = models.get_model(name, weights=weights, **options)
         model.aux_logits, model.AuxLogits, model.aux1, model.aux2 = False, None, None, None
         return model
-    return models.get_model(name, weights=weights)
+    if size is not None and name.startswith("vit_"):
+        options = {"image_size": size}
+    elif size is not None and name.startswith("maxvit"):
+        options = {"input_size": (size, size)}
+    return models.get_model(name, weights=weights, **options)
 
 
-def _headless(model: nn.Module) -> nn.Module:
-    """Replaces the last linear layer (or convolution, in SqueezeNet) under the model's head by an identity."""
+def _headless(model: nn.Module, top: bool) -> nn.Module:
+    """Replaces the last linear layer (or convolution, in SqueezeNet) under the model's head, or the head with all its
+    layers, by an identity.
+    """
     head = next(name for name in HEADS if hasattr(model, name))
+    if not top:
+        setattr(model, head, nn.Identity())
+        return model
     layers = [
         name
         for name, child in model.named_modules()

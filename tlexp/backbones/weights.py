@@ -1,7 +1,7 @@
 """Where a backbone's weights come from, and how many of them really arrived."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ class Loaded:
         total: number of tensors the backbone has.
         missing: names of those that were not set.
         left_out: names of tensors that have no place in the backbone, such as the old head.
+        notes: what was changed to fit, such as resampled position embeddings.
     """
 
     origin: str
@@ -31,40 +32,62 @@ class Loaded:
     total: int
     missing: tuple[str, ...] = ()
     left_out: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         text = f"{self.origin}: {self.loaded} of {self.total} tensors"
         if self.missing:
             text += f", missing {_some(self.missing)}"
-        return text + (f", left out {_some(self.left_out)}" if self.left_out else "")
+        text += f", left out {_some(self.left_out)}" if self.left_out else ""
+        return "; ".join([text, *self.notes])
 
 
-def load_backbone(backbone: nn.Module, state: Mapping[str, Tensor], origin: str, allow_partial: bool) -> Loaded:
+def load_backbone(
+    backbone: nn.Module, state: Mapping[str, Tensor], origin: str, allow_partial: bool, notes: Iterable[str] = ()
+) -> Loaded:
     """Copies weights into a backbone by name, whatever wrappers have put in front of the names.
+
+    A tensor of another shape is left out unless the backbone's `adapted(name, tensor)`, if it has one, makes it fit.
 
     Raises:
         UsageError: if less than the whole backbone is covered and `allow_partial` is false.
     """
     own = backbone.state_dict()
-    given = {_bare(name): (name, tensor) for name, tensor in state.items()}
-    found = {
-        name: given[_bare(name)][1]
-        for name, tensor in own.items()
-        if _bare(name) in given and given[_bare(name)][1].shape == tensor.shape
-    }
+    prefixes = (*PREFIXES, *getattr(backbone, "prefixes", ()))
+    given = {_bare(name, prefixes): (name, tensor) for name, tensor in state.items()}
+    adapt = getattr(backbone, "adapted", lambda *_: None)
+    found, notes, misfits = {}, list(notes), []
+    for name, tensor in own.items():
+        if (bare := _bare(name, prefixes)) not in given:
+            continue
+        value: Tensor = given[bare][1]
+        if value.shape != tensor.shape:
+            fitting = adapt(name, value)
+            if fitting is None or fitting.shape != tensor.shape:
+                misfits.append(f"{name} is {_shape(value)}, not {_shape(tensor)}")
+                continue
+            notes.append(f"{bare} adapted from {_shape(value)} to {_shape(tensor)}")
+            value = fitting
+        found[name] = value
     missing = tuple(name for name in own if name not in found)
-    used = {_bare(name) for name in found}
+    used = {_bare(name, prefixes) for name in found}
     left_out = tuple(name for bare, (name, _) in given.items() if bare not in used)
-    result = Loaded(origin, len(found), len(own), missing, left_out)
+    result = Loaded(origin, len(found), len(own), missing, left_out, tuple(notes))
     if missing and not allow_partial:
         rule = "the whole backbone must be covered; check backbone=, or accept it with allow_partial=true"
-        raise UsageError(f"init={origin}: loads {len(found)} of {len(own)} tensors, missing {_some(missing)}: {rule}")
+        why = f" ({misfits[0]})" if misfits else ""
+        raise UsageError(
+            f"init={origin}: loads {len(found)} of {len(own)} tensors, missing {_some(missing)}{why}: {rule}"
+        )
     backbone.load_state_dict(found, strict=False)
     return result
 
 
-def read_state(path: Path) -> dict[str, Tensor]:
-    """Reads the tensors of a checkpoint: ours, Lightning's, a bare state dict, or safetensors.
+def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Reads a checkpoint: ours, Lightning's, a bare state dict, or safetensors.
+
+    Returns:
+        The tensors by name, and the card that our own checkpoints have; empty for others.
 
     Raises:
         UsageError: where the file cannot be read or holds no tensors.
@@ -80,18 +103,23 @@ def read_state(path: Path) -> dict[str, Tensor]:
     except Exception as error:  # torn, empty and foreign files fail in as many ways as there are files
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UsageError(f"init={path}: not a readable checkpoint ({reason}); give a file saved by torch") from error
+    card = content.get("tlexp", {}) if isinstance(content, dict) else {}
     for key in ("state_dict", "model"):
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]
     tensors = {k: v for k, v in content.items() if isinstance(v, Tensor)} if isinstance(content, dict) else {}
     if not tensors:
         raise UsageError(f"init={path}: holds no tensors by name; give a checkpoint or a state dict")
-    return tensors
+    return tensors, card
 
 
-def _bare(name: str) -> str:
+def _bare(name: str, prefixes: Iterable[str]) -> str:
     """Drops the prefixes that wrappers add, `model.backbone.stem.0.weight` becoming `stem.0.weight`."""
-    return re.sub(rf"^(?:{'|'.join(map(re.escape, PREFIXES))})+", "", name)
+    return re.sub(rf"^(?:{'|'.join(map(re.escape, prefixes))})+", "", name)
+
+
+def _shape(tensor: Tensor) -> str:
+    return "x".join(map(str, tensor.shape)) or "a number"
 
 
 def _some(names: tuple[str, ...]) -> str:

@@ -5,7 +5,7 @@ A sampler yields a whole batch at a time, so a loader fetches it with one indexi
 
 import math
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,17 +31,17 @@ class Pick(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """Inputs (batch, ...), labels (batch,) and the share of `Pick`."""
+    """Inputs, a tensor (batch, ...) or several by name, labels (batch,) and the share of `Pick`."""
 
-    inputs: Tensor
+    inputs: Tensor | dict[str, Tensor]
     labels: Tensor
     share: float
 
 
 class ArrayDataset(Dataset[Batch]):
-    """Examples that are in memory already: inputs (n, ...) and labels (n,)."""
+    """Examples that are in memory already: what gives inputs by their indices, and labels (n,)."""
 
-    def __init__(self, inputs: Tensor, labels: Tensor) -> None:
+    def __init__(self, inputs: Any, labels: Tensor) -> None:
         self.inputs = inputs
         self.labels = labels
 

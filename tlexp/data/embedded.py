@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from tlexp.data.images import PixelArray
 from tlexp.data.samples import Samples
 
 
@@ -44,4 +45,4 @@ def _samples(name: str, images: NDArray[np.uint8], labels: NDArray[np.int64], si
     bilinear = Image.Resampling.BILINEAR
     pictures = (Image.fromarray(image).resize((size, size), bilinear) for image in images)
     turned = np.stack([np.asarray(picture.rotate(rotation, bilinear)) for picture in pictures])
-    return Samples(name, turned[..., None], labels, tuple(str(digit) for digit in range(10)))
+    return Samples(name, PixelArray(turned[..., None]), labels, tuple(str(digit) for digit in range(10)))

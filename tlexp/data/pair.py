@@ -8,11 +8,11 @@ import torch
 from pytorch_lightning.utilities.combined_loader import CombinedLoader
 from torch.utils.data import DataLoader
 
-from tlexp.backbones.base import InputSpec
+from tlexp.backbones.base import InputSpec, TextSpec
 from tlexp.data.batches import ArrayDataset, Batch, CycledBatches, OrderedBatches, Pick, ShuffledBatches
 from tlexp.data.samples import Samples
 from tlexp.data.splits import Split
-from tlexp.data.transforms import to_inputs
+from tlexp.data.texts import TokenTable
 from tlexp.errors import UsageError
 
 EVAL_BATCH = 128  # evaluation keeps no gradients: a larger batch costs no accuracy and saves calls
@@ -33,9 +33,9 @@ class Domain:
         """Returns the labels of a split, shape (n,)."""
         return torch.from_numpy(self.samples.labels[getattr(self.split, part)])
 
-    def dataset(self, part: str, spec: InputSpec) -> ArrayDataset:
+    def dataset(self, part: str, spec: InputSpec | TextSpec) -> ArrayDataset:
         """Returns a split as the backbone's inputs."""
-        return ArrayDataset(to_inputs(self.samples.images[getattr(self.split, part)], spec), self.labels(part))
+        return ArrayDataset(self.samples.inputs.take(getattr(self.split, part)).prepared(spec), self.labels(part))
 
 
 def _as_is(batch: Batch) -> Batch:
@@ -61,7 +61,7 @@ class TransferData(pl.LightningDataModule):
         self,
         target: Domain,
         source: Domain | None,
-        spec: InputSpec,
+        spec: InputSpec | TextSpec,
         batch_size: int,
         seed: int,
         train_on: tuple[str, ...] = ("target",),
@@ -69,7 +69,11 @@ class TransferData(pl.LightningDataModule):
         super().__init__()
         self.domains = {"target": target} | ({"source": source} if source else {})
         self.spec, self.batch_size, self.seed, self.train_on = spec, batch_size, seed, train_on
+        self._datasets: dict[tuple[str, str], ArrayDataset] = {}
         for role, domain in self.domains.items():
+            kind = domain.samples.inputs.kind
+            if kind != spec.kind:
+                raise UsageError(f"the {role} {domain.samples.name} holds {kind}, but the backbone takes {spec.kind}")
             self._check_sizes(role, domain)
 
     def _check_sizes(self, role: str, domain: Domain) -> None:
@@ -86,6 +90,19 @@ class TransferData(pl.LightningDataModule):
             rule = f"the {role} {name} has only {sizes['train']} training examples; use batch_size={sizes['train']}"
             raise UsageError(f"batch_size={self.batch_size}: {rule} or fewer")
 
+    def dataset(self, role: str, part: str) -> ArrayDataset:
+        """Returns a split of a role, read and converted once."""
+        if (role, part) not in self._datasets:
+            self._datasets[role, part] = self.domains[role].dataset(part, self.spec)
+        return self._datasets[role, part]
+
+    def truncated(self, role: str) -> int:
+        """Returns how many of a role's examples in all splits are cut to what the backbone takes."""
+        if self.spec.kind != "texts":
+            return 0
+        tables = (self.dataset(role, part).inputs for part in self.domains[role].sizes())
+        return sum(table.truncated for table in tables if isinstance(table, TokenTable))
+
     @property
     def steps(self) -> int:
         """Batches in an epoch: one pass over the target, whatever alpha is."""
@@ -97,9 +114,8 @@ class TransferData(pl.LightningDataModule):
     def _loader(self, role: str, part: str, batches: torch.utils.data.Sampler[Pick]) -> DataLoader[Batch]:
         # A loader without a generator of its own draws its base seed from the global stream.
         generator = torch.Generator().manual_seed(self.seed)
-        dataset = self.domains[role].dataset(part, self.spec)
         options: dict[str, Any] = {"batch_size": None, "collate_fn": _as_is, "generator": generator}
-        return DataLoader(dataset, sampler=batches, **options)
+        return DataLoader(self.dataset(role, part), sampler=batches, **options)
 
     def train_dataloader(self) -> CombinedLoader:
         """One batch of each trained role a step."""

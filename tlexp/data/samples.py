@@ -1,29 +1,53 @@
 """What a reader returns, before anything knows about splits or backbones."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tlexp.errors import UsageError
 
+Indices = NDArray[np.int64]
+
+
+class Inputs(Protocol):
+    """The inputs of a data set: pixels in memory, image files, texts."""
+
+    kind: ClassVar[str]
+
+    def __len__(self) -> int:
+        """Returns the number of examples."""
+
+    def take(self, indices: Indices) -> "Inputs":
+        """Returns some of them."""
+
+    def prepared(self, spec: Any) -> Any:
+        """Returns what maps indices (batch,) to the batch a backbone with this input expects.
+
+        Raises:
+            UsageError: for an example that cannot be read or does not fit.
+        """
+
 
 @dataclass(frozen=True)
 class Samples:
-    """Labelled images of one domain.
+    """Labelled examples of one domain.
 
     Attributes:
-        name: the data set's option name, for messages and reports.
-        images: uint8 of shape (n, height, width, channels).
+        name: the data set's name, for messages and reports.
+        inputs: the examples.
         labels: int64 of shape (n,), each an index into `classes`.
         classes: the names of the classes, in the order of their labels.
+        given: indices of the splits that the data set brings along, by part; `train` among them, or empty.
     """
 
     name: str
-    images: NDArray[np.uint8]
-    labels: NDArray[np.int64]
+    inputs: Inputs
+    labels: Indices
     classes: tuple[str, ...]
+    given: Mapping[str, Indices] = field(default_factory=dict)
 
     def only(self, names: Sequence[object] | None) -> "Samples":
         """Keeps the named classes, relabelled in the order given; None keeps all.
@@ -42,4 +66,38 @@ class Samples:
         keep = np.isin(self.labels, old)
         new = np.full(len(self.classes), -1)
         new[old] = np.arange(len(old))
-        return replace(self, images=self.images[keep], labels=new[self.labels[keep]], classes=tuple(wanted))
+        place = np.cumsum(keep) - 1
+        return replace(
+            self,
+            inputs=self.inputs.take(np.flatnonzero(keep)),
+            labels=new[self.labels[keep]],
+            classes=tuple(wanted),
+            given={part: place[indices[keep[indices]]] for part, indices in self.given.items()},
+        )
+
+
+def labelled(name: str, inputs: Inputs, labels: Sequence[str], parts: Sequence[str] | None = None) -> Samples:
+    """Numbers labels by their sorted names; those of the training part alone decide which classes there are.
+
+    Args:
+        name: the data set's name.
+        inputs: the examples, n of them.
+        labels: the name of each example's class.
+        parts: the split each example belongs to, `train`, `val` or `test`; None where there are no given splits.
+
+    Raises:
+        UsageError: for no example, a single class, or a class that occurs outside the training part only.
+    """
+    if not len(inputs):
+        raise UsageError(f"data set {name}: holds no examples")
+    part_of = np.array(parts if parts is not None else ["train"] * len(labels))
+    names = np.array(labels, dtype=object)
+    classes = tuple(sorted(set(names[part_of == "train"])))
+    if unknown := sorted(set(names) - set(classes)):
+        rule = f"the training part has {', '.join(classes) or 'no class'}"
+        raise UsageError(f"data set {name}: class {unknown[0]} occurs outside the training part only; {rule}")
+    if len(classes) < 2:
+        raise UsageError(f"data set {name}: has the one class {classes[0]}; there is nothing to tell apart")
+    number = {label: place for place, label in enumerate(classes)}
+    given = {} if parts is None else {part: np.flatnonzero(part_of == part) for part in sorted(set(part_of))}
+    return Samples(name, inputs, np.array([number[label] for label in names], np.int64), classes, given)

@@ -1,6 +1,7 @@
 """Fixed, stratified splits and nested label budgets, drawn from `split_seed` and never from a run's seed."""
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -44,6 +45,7 @@ def split(
     fraction: float | None = None,
     draw: int = 0,
     val: str = "in_budget",
+    given: Mapping[str, Indices] | None = None,
 ) -> Split:
     """Splits a domain class by class.
 
@@ -53,6 +55,9 @@ def split(
     budget buys training examples only and one in five of all that is left validates: an optimistic choice, since
     it spends labels that the budget does not have.
 
+    Splits that the data set brings along are kept: a given test split is the test split, and a given validation split
+    validates unless a budget is to pay for validation too. What is missing is cut from the training split.
+
     Args:
         labels: int64 of shape (n,).
         split_seed: the chance of all splits of this run.
@@ -61,24 +66,34 @@ def split(
         fraction: share of the labels outside the test, at least one a class; None for no limit.
         draw: which of the nested label subsets is bought.
         val: `in_budget` or `large`.
+        given: indices by part, `train` among them; None or empty where the data set has no splits of its own.
 
     Raises:
         UsageError: where a class has fewer labels than the budget buys.
     """
-    parts: dict[str, list[Indices]] = {"train": [], "val": [], "test": []}
+    given = given or {"train": np.arange(len(labels))}
+    parts: dict[str, list[Indices]] = {"train": [], "val": [], "test": [given.get("test", labels[:0])]}
+    validated = "val" in given and (val == "large" or (shots is None and fraction is None))
+    if validated:
+        parts["val"].append(given["val"])
     for label in np.unique(labels):
-        members = np.flatnonzero(labels == label)
-        members = members[permutation(len(members), split_seed, "test", label)]
-        held_out = max(1, round(test_fraction * len(members)))
-        parts["test"].append(members[:held_out])
-        pool = members[held_out:]
+        members = given["train"][labels[given["train"]] == label]
+        if "test" in given:
+            pool = members
+        else:
+            members = members[permutation(len(members), split_seed, "test", label)]
+            held_out = max(1, round(test_fraction * len(members)))
+            parts["test"].append(members[:held_out])
+            pool = members[held_out:]
         pool = pool[permutation(len(pool), split_seed, "budget", draw, label)]
         if shots is not None and shots > len(pool):
             rule = f"a class has only {len(pool)} labels outside the test split; use fewer, or null for all"
             raise UsageError(f"data.shots={shots}: {rule}")
         bought = _budget(len(pool), shots, fraction)
         validates = np.arange(len(pool)) % VAL_EVERY == 1
-        if val == "large":
+        if validated:
+            parts["train"].append(pool[:bought])
+        elif val == "large":
             parts["val"].append(pool[validates])
             parts["train"].append(pool[~validates][:bought])
         else:

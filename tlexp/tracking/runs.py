@@ -20,6 +20,7 @@ from tlexp.tracking.store import artifact_root, connect, experiment_id, lock_fil
 # MLflow takes longer values, but its pages become unreadable; the whole configuration is an artifact.
 LONGEST_PARAM = 500
 PARAMS_A_CALL = 100  # MLflow's own limit
+WEIGHTS = (".ckpt", ".pth", ".safetensors")
 PACKAGES = ("tlexp", "torch", "torchvision", "pytorch-lightning", "timm", "mlflow")
 
 
@@ -137,3 +138,24 @@ def checkpoint_of(run_id: str, config: Config) -> Path | None:
     except Exception as error:
         rule = "it kept none as an artifact; run it with tracking.log_checkpoint=true"
         raise UsageError(f"init={run_id}: the run's folder {local.parent} is gone and {rule}") from error
+
+
+def checkpoint_at(uri: str, config: Config) -> Path:
+    """Fetches the checkpoint that a URI such as `runs:/ID/best.ckpt` or `models:/NAME/3` names.
+
+    Raises:
+        UsageError: where there is nothing, or nothing that holds weights.
+    """
+    connect(config.tracking.uri)
+    from mlflow.artifacts import download_artifacts
+
+    try:
+        found = Path(download_artifacts(artifact_uri=uri, tracking_uri=config.tracking.uri))
+    except Exception as error:  # each kind of store fails in its own way
+        rule = "check it, and tracking.uri="
+        raise UsageError(f"init={uri}: MLflow cannot fetch it ({first_line(error)}); {rule}") from error
+    files = [found] if found.is_file() else sorted(path for end in WEIGHTS for path in found.rglob(f"*{end}"))
+    if len(files) != 1:
+        names = ", ".join(path.name for path in files) or "no file that holds weights"
+        raise UsageError(f"init={uri}: holds {names}; name one file that ends in {', '.join(WEIGHTS)}")
+    return files[0]

