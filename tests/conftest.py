@@ -5,6 +5,7 @@ import os
 # Two test processes share two cores; with two threads each they would wait for each other. Before torch is imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import random
 import subprocess
 import sys
 import tempfile
@@ -20,6 +21,7 @@ import torch
 from tlexp import config as configuration
 from tlexp import experiment
 from tlexp.assemble import Parts, assemble
+from tlexp.backbones.base import InputSpec, TextSpec
 from tlexp.cli import CONF, with_trainer_options
 from tlexp.config import Config
 
@@ -27,7 +29,8 @@ ROOT = Path(__file__).parent.parent
 QUICK = ("pretrain.epochs=1", "trainer.accelerator=cpu", "trainer.enable_progress_bar=false")
 
 STRATEGIES = sorted(path.stem for path in (CONF / "strategy").glob("*.yaml"))
-# Every backbone option, and of the two zoos a network with BatchNorm and one with dropout and without.
+FILES = ROOT / "tests/files"
+# A network with BatchNorm, one with dropout and one without of the image zoos, and a text encoder on texts.
 BACKBONES = {
     "small_cnn": ("backbone=small_cnn",),
     "small_cnn_batchnorm": ("backbone=small_cnn", "backbone.norm=batch", "backbone.dropout=0.3"),
@@ -35,6 +38,14 @@ BACKBONES = {
     "timm_vit": ("backbone=timm", "backbone.name=test_vit", "backbone.size=32", "backbone.drop_path_rate=0.3"),
     "torchvision_resnet": ("backbone=torchvision", "backbone.name=resnet18", "backbone.size=32"),
     "torchvision_alexnet": ("backbone=torchvision", "backbone.name=alexnet", "backbone.size=64"),
+    "bert": (
+        "backbone=text",
+        f"backbone.name={FILES / 'tiny_bert'}",
+        "data=tables",
+        f"data.source.root={FILES / 'letters.csv'}",
+        f"data.target.root={FILES / 'reports.csv'}",
+        "data.shots=5",
+    ),
 }
 
 
@@ -44,6 +55,21 @@ def compose(*overrides: str, root: Path = ROOT) -> Config:
         arguments = with_trainer_options(["tracking=none", *QUICK, *overrides])
         cfg = hydra.compose("config", overrides=arguments)
     return configuration.load(cfg, root)
+
+
+def random_inputs(spec: InputSpec | TextSpec, n: int) -> Any:
+    """Returns `n` inputs that differ from each other, texts in length too."""
+    if isinstance(spec, InputSpec):
+        return torch.randn(n, *spec.example(1).shape[1:])
+    words = [word for word in spec.tokenizer.get_vocab() if word.isalpha()]
+    return spec.padded(spec.tokens([" ".join(random.choices(words, k=3 + place)) for place in range(n)])[0])
+
+
+def row(inputs: Any, place: int) -> Any:
+    """Returns one example as a batch of its own."""
+    if isinstance(inputs, dict):
+        return {name: tensor[place : place + 1] for name, tensor in inputs.items()}
+    return inputs[place : place + 1]
 
 
 @pytest.fixture(scope="session")

@@ -121,11 +121,11 @@ def source_folder(config: Config) -> Path:
 def read_domain(config: Config, role: str) -> Domain:
     """Reads and splits one role's data; the label budget is the target's."""
     samples = build("data", getattr(config.data, role))
-    data, fixed = config.data, (config.split_seed, config.data.test_fraction)
+    data = config.data
+    fixed = partial(split, samples.labels, config.split_seed, data.test_fraction, given=samples.given)
     if role == "source":
-        return Domain(samples, split(samples.labels, *fixed, given=samples.given))
-    budget = (data.shots, data.fraction, data.draw, data.val)
-    return Domain(samples, split(samples.labels, *fixed, *budget, samples.given))
+        return Domain(samples, fixed())
+    return Domain(samples, fixed(shots=data.shots, fraction=data.fraction, draw=data.draw, val=data.val))
 
 
 def read_start(config: Config) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:

@@ -6,7 +6,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 
-from tests.conftest import BACKBONES, STRATEGIES, compose, differing, fit, state
+from tests.conftest import BACKBONES, STRATEGIES, compose, differing, fit, random_inputs, row, state
 from tlexp.assemble import assemble
 
 PAIRS = [
@@ -73,13 +73,13 @@ def test_modes_are_right_at_every_step(strategy, backbone):
 def test_frozen_features_do_not_depend_on_chance_or_batch_mates(backbone):
     model = assemble(config_of("linear_probe", backbone)).task.model
     model.train()
-    images = torch.randn(8, *model.backbone.input.shape)
-    alone = torch.cat([model.backbone(image[None]) for image in images])
-    together = model.backbone(images)
+    inputs = random_inputs(model.backbone.input, 8)
+    alone = torch.cat([model.backbone(row(inputs, place)) for place in range(8)])
+    together = model.backbone(inputs)
     assert torch.allclose(alone, together, atol=1e-5)
-    assert torch.equal(together, model.backbone(images))
+    assert torch.equal(together, model.backbone(inputs))
     model.eval()
-    assert torch.equal(together, model.backbone(images))
+    assert torch.equal(together, model.backbone(inputs))
 
 
 @pytest.mark.parametrize(("strategy", "backbone"), PAIRS)

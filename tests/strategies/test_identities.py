@@ -70,8 +70,8 @@ def test_shared_representation_with_one_head_is_weighted_logistic_regression():
     model = parts.task.model.eval()
     sets = {role: domain.dataset("train", parts.data.spec) for role, domain in parts.data.domains.items()}
     with torch.no_grad():
-        features = {role: model.backbone(data.inputs).numpy() for role, data in sets.items()}
-        ours = model(sets["target"].inputs).numpy()
+        features = {role: model.backbone(data.inputs[range(len(data))]).numpy() for role, data in sets.items()}
+        ours = model(sets["target"].inputs[range(len(sets["target"]))]).numpy()
     n, m = (len(features[role]) for role in ("target", "source"))
     oracle = LogisticRegression(C=1 / decay, tol=1e-10, max_iter=10000).fit(
         np.concatenate([features["target"], features["source"]]),

@@ -58,7 +58,7 @@ class TextBackbone(nn.Module):
         self.prefixes = (f"{self.body.base_model_prefix}.",)
         self.input = TextSpec(tokenizer, self._length(tokenizer, max_length))
         if gradient_checkpointing:
-            self.body.gradient_checkpointing_enable({"use_reentrant": False})
+            self.body.activation_checkpointing_enable({"use_reentrant": False})
         try:
             self.num_features = measured_width(self, self.input)
         except (AttributeError, TypeError, ValueError) as error:

@@ -1,6 +1,7 @@
 """Every model of timm, with its own preprocessing and its own grouping into stages."""
 
 import difflib
+import warnings
 from math import floor
 from typing import Any
 
@@ -49,6 +50,8 @@ class TimmBackbone(nn.Module):
             raise UsageError(f"backbone.name={name}: timm has no such model; did you mean: {close}?")
         if in_chans is not None and in_chans < 1:
             raise UsageError(f"backbone.in_chans={in_chans}: must be at least 1")
+        if size is not None and size < 1:
+            raise UsageError(f"backbone.size={size}: must be at least 1; backbone.size=null is the pretrained size")
         self.name, self.size = name, size
         wanted = {"drop_rate": drop_rate, "drop_path_rate": drop_path_rate, "in_chans": in_chans}
         self.options = {"num_classes": 0, **{key: value for key, value in wanted.items() if value}}
@@ -83,10 +86,13 @@ class TimmBackbone(nn.Module):
 
     def _check_size(self, side: int) -> None:
         """Measures the width, which shows that the size works, and that no patch is cut off."""
-        patch = getattr(getattr(self.body, "patch_embed", None), "patch_size", None)
-        edge = (patch if isinstance(patch, int) else max(patch)) if patch else 1
-        if side % edge and not getattr(self.body.patch_embed, "dynamic_img_pad", False):
-            raise self._impossible_size(side, f"its patches are {edge} pixels wide, and {side % edge} would be ignored")
+        embed = getattr(self.body, "patch_embed", None)
+        patches, pads = getattr(embed, "proj", None), getattr(embed, "dynamic_img_pad", False)
+        if isinstance(patches, nn.Conv2d) and patches.kernel_size == patches.stride and not pads:
+            edge = patches.stride[0]
+            if side % edge:
+                reason = f"its patches are {edge} pixels wide, and {side % edge} pixels would be ignored"
+                raise self._impossible_size(side, reason)
         try:
             self.num_features = measured_width(self, self.input)
         except (AssertionError, IndexError, RuntimeError, ValueError) as error:
@@ -102,15 +108,19 @@ class TimmBackbone(nn.Module):
         return features
 
     def stages(self) -> list[Stage]:
-        """Groups as timm itself does, coarsely: the stem, then each stage or block; else by top-level children."""
+        """Groups as timm itself does: the stem, then each stage or, where that is but one, each block; where timm has
+        no grouping, by children.
+        """
         tensors = [*dict(self.body.named_parameters()), *dict(self.body.named_buffers())]
         try:
             ids = group_parameters(self.body, self.body.group_matcher(coarse=True), reverse=True)
+            if len(set(ids.values())) <= 3:
+                ids = group_parameters(self.body, self.body.group_matcher(coarse=False), reverse=True)
             ids |= {name: _beside(name, ids) for name, _ in self.body.named_buffers()}
             ids = {name: ids[name] for name in tensors}
         except (AttributeError, NotImplementedError, AssertionError, KeyError):
-            children = list(dict.fromkeys(name.split(".")[0] for name in tensors))
-            ids = {name: children.index(name.split(".")[0]) for name in tensors}
+            children = list(dict.fromkeys(_child(name) for name in tensors))
+            ids = {name: children.index(_child(name)) for name in tensors}
         members: dict[int, list[str]] = {}
         for name in tensors:
             members.setdefault(ids[name], []).append(f"body.{name}")
@@ -151,7 +161,9 @@ class TimmBackbone(nn.Module):
             fitted = adapt_input_conv(self.input.channels, given, given.shape[1])
         elif name.endswith("relative_position_bias_table"):
             window = self.get_submodule(name.rpartition(".")[0]).window_size
-            fitted = resize_rel_pos_bias_table(given, new_window_size=window, new_bias_shape=shape)
+            with warnings.catch_warnings():  # of torch, about how timm goes about it
+                warnings.simplefilter("ignore", UserWarning)
+                fitted = resize_rel_pos_bias_table(given, new_window_size=window, new_bias_shape=shape)
         elif name.endswith("pos_embed") and len(shape) == 3 == given.ndim:
             edge = int(shape[1] ** 0.5)  # tokens of a square, behind those that have no place
             fitted = resample_abs_pos_embed(given, [edge, edge], num_prefix_tokens=shape[1] - edge**2)
@@ -175,6 +187,12 @@ def _first_convolution(module: nn.Module) -> str:
 
 def _is_position(name: str) -> bool:
     return any(part in name for part in POSITIONS)
+
+
+def _child(name: str) -> str:
+    """Returns the top-level child that a tensor lies in, or the member of it where that is a list."""
+    parts = name.split(".")
+    return ".".join(parts[:2]) if len(parts) > 1 and parts[1].isdigit() else parts[0]
 
 
 def _beside(buffer: str, ids: dict[str, int]) -> int:

@@ -39,7 +39,7 @@ class TorchvisionBackbone(nn.Module):
         self.name, self.top = name, top
         published = models.get_model_weights(name)
         if weights is not None and weights not in published.__members__:
-            rule = f"torchvision has {', '.join(published.__members__)} for {name}"
+            rule = f"torchvision has {', '.join(choice.name for choice in published)} for {name}"
             raise UsageError(f"backbone.weights={weights}: {rule}")
         self.weights: WeightsEnum = published[weights or "DEFAULT"]
         transform = self.weights.transforms()
@@ -66,7 +66,11 @@ class TorchvisionBackbone(nn.Module):
         stage_of: dict[str, str] = {}
         for name in names:
             stage_of[name] = _stage_name(name.split(".")[1:], pools)
-        return group_stages(self, stage_of, dict.fromkeys(["stem", *stage_of.values()]))
+        order = list(dict.fromkeys(stage_of.values()))
+        if "stem" not in order:  # the first layers have a name of their own
+            stage_of = {name: "stem" if stage == order[0] else stage for name, stage in stage_of.items()}
+            order[0] = "stem"
+        return group_stages(self, stage_of, sorted(order, key=lambda stage: stage != "stem"))
 
     def pretrained_state(self) -> tuple[dict[str, Tensor], list[str]]:
         """Fetches the published weights (or finds them in the local cache) under this module's own names.
@@ -147,6 +151,8 @@ def _stage_name(path: list[str], pools: list[int]) -> str:
         return "stem" if path[1] in ("0", "conv0", "norm0") else f"features.{path[1]}"
     if child in ("trunk_output", "blocks") and len(path) > 2:
         return f"{child}.{path[1]}"
+    if child == "layers":  # MNASNet: eight modules of its stem, then its stages
+        return "stem" if int(path[1]) < 8 else f"layers.{path[1]}"
     if child == "encoder" and path[1] == "layers":
         return f"encoder.{path[2]}"
     if child in ("conv1", "bn1", "conv_proj", "class_token", "stem") or path[:2] == ["encoder", "pos_embedding"]:

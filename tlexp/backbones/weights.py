@@ -79,7 +79,10 @@ def load_backbone(
         raise UsageError(
             f"init={origin}: loads {len(found)} of {len(own)} tensors, missing {_some(missing)}{why}: {rule}"
         )
-    backbone.load_state_dict(found, strict=False)
+    # Some modules read the version of their own layout, which a plain dict of tensors does not tell.
+    complete = backbone.state_dict()
+    complete.update(found)
+    backbone.load_state_dict(complete)
     return result
 
 

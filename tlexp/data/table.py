@@ -38,17 +38,15 @@ def text_table(
     if root is None:
         raise UsageError("root=null: a text table needs data.target.root=FILE (data.source.root= for the source)")
     folder = Path(root)
-    if train is None:
-        texts, labels = _columns(folder, text, label)
-        return labelled(name or folder.stem, Texts(tuple(texts)), labels).only(classes)
+    given = {part: folder / file for part, file in (("train", train), ("val", val), ("test", test)) if file is not None}
     texts: list[str] = []
     labels: list[str] = []
     parts: list[str] = []
-    for part, file in (("train", train), ("val", val), ("test", test)):
-        if file is not None:
-            more, theirs = _columns(folder / file, text, label)
-            texts, labels, parts = texts + more, labels + theirs, parts + [part] * len(more)
-    return labelled(name or Path(train).stem, Texts(tuple(texts)), labels, parts).only(classes)
+    for part, file in (given if train is not None else {"train": folder}).items():
+        more, theirs = _columns(file, text, label)
+        texts, labels, parts = texts + more, labels + theirs, parts + [part] * len(more)
+    name = name or Path(train or folder).stem
+    return labelled(name, Texts(tuple(texts)), labels, parts if train is not None else None).only(classes)
 
 
 def _columns(path: Path, text: str, label: str) -> tuple[list[str], list[str]]:

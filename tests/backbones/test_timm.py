@@ -1,0 +1,144 @@
+"""What a timm model may be asked for: other channels, other sizes, regularisation, less memory."""
+
+import pytest
+import timm
+import torch
+from torch import nn
+
+from tests.conftest import CONF, compose
+from tlexp.assemble import build
+from tlexp.backbones.timm import TimmBackbone
+from tlexp.backbones.weights import load_backbone
+from tlexp.errors import UsageError
+
+NAMED = ["resnet18", "resnet50", "vit_small", "vit_base", "convnext_tiny", "efficientnet_lite0", "mobilenetv3"]
+NAMED += ["swin_tiny", "dinov2_small"]
+
+
+@pytest.mark.parametrize("option", NAMED)
+def test_a_named_option_is_a_model_with_published_weights_and_its_preprocessing(option):
+    node = compose(f"backbone={option}", "init=random").backbone
+    published = timm.get_pretrained_cfg(node["name"], allow_unregistered=False)
+    assert published is not None
+    assert published.has_weights
+    backbone = build("backbone", node)
+    assert (backbone.input.mean, backbone.input.std) == (published.mean, published.std)
+    assert backbone.input.interpolation == published.interpolation
+    assert backbone.input.size == published.input_size[1]
+    assert backbone.input.resize == int(published.input_size[1] / published.crop_pct)
+
+
+def test_a_grey_stem_sums_the_weights_and_averages_the_statistics():
+    """With equal statistics in all channels the grey network is the colour network on copied channels, exactly."""
+    colour, grey = TimmBackbone("tf_efficientnet_lite0", 32), TimmBackbone("tf_efficientnet_lite0", 32, in_chans=1)
+    loaded = load_backbone(grey, colour.state_dict(), "colour", allow_partial=False)
+    assert loaded.notes == ("conv_stem.weight adapted from 32x3x3x3 to 32x1x3x3",)
+    assert (grey.input.channels, grey.input.mean, grey.input.std) == (1, (0.5,), (0.5,))
+    images = torch.randn(2, 1, 32, 32)
+    with torch.no_grad():
+        assert torch.allclose(grey.eval()(images), colour.eval()(images.expand(-1, 3, -1, -1)), atol=1e-4)
+    imagenet = TimmBackbone("resnet10t", 32, in_chans=1).input
+    assert (imagenet.mean[0], imagenet.std[0]) == (pytest.approx(0.449, abs=1e-3), pytest.approx(0.226, abs=1e-3))
+
+
+def test_more_channels_repeat_the_weights_and_the_statistics():
+    three, five = TimmBackbone("resnet10t", 32), TimmBackbone("resnet10t", 32, in_chans=5)
+    load_backbone(five, three.state_dict(), "three", allow_partial=False)
+    own, before = five.body.conv1[0].weight, three.body.conv1[0].weight
+    assert torch.allclose(own, before[:, [0, 1, 2, 0, 1]] * 3 / 5)
+    assert five.input.mean == (0.485, 0.456, 0.406, 0.485, 0.456)
+    assert five(torch.randn(2, 5, 32, 32)).shape == (2, five.num_features)
+
+
+@pytest.mark.parametrize(
+    ("name", "sizes", "tensor"),
+    [
+        ("vit_tiny_patch16_224", (64, 96), "pos_embed adapted from 1x17x192 to 1x37x192"),
+        ("vit_small_patch14_dinov2", (56, 28), "pos_embed adapted from 1x17x384 to 1x5x384"),
+        ("beit_base_patch16_224", (64, 96), "relative_position_bias_table adapted from 52x12 to 124x12"),
+        ("swin_tiny_patch4_window7_224", (224, 128), "relative_position_bias_table adapted from 169x24 to 49x24"),
+    ],
+)
+def test_position_embeddings_are_resampled_and_said(name, sizes, tensor):
+    before, after = (TimmBackbone(name, size) for size in sizes)
+    loaded = load_backbone(after, before.state_dict(), "another size", allow_partial=False)
+    assert loaded.loaded == loaded.total
+    assert any(tensor in note for note in loaded.notes), loaded.notes
+    assert tensor in str(loaded)
+
+
+def test_resampled_positions_keep_their_place():
+    """A ramp over the grid stays a ramp over the finer grid; the class token stays as it is."""
+    coarse, fine = TimmBackbone("vit_tiny_patch16_224", 64), TimmBackbone("vit_tiny_patch16_224", 128)
+    ramp = torch.arange(4.0).repeat_interleave(4)
+    with torch.no_grad():
+        coarse.body.pos_embed[0, 0] = 7.0
+        coarse.body.pos_embed[0, 1:] = ramp[:, None]
+    load_backbone(fine, coarse.state_dict(), "coarse", allow_partial=False)
+    assert (fine.body.pos_embed[0, 0] == 7.0).all()
+    rows = fine.body.pos_embed[0, 1:, 0].reshape(8, 8).detach()
+    assert (rows.diff(dim=0) > 0).all()
+    assert torch.allclose(rows[:, 0], rows[:, 7], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "message"),
+    [
+        ("vit_small_patch16_224", 50, "its patches are 16 pixels wide, and 2 pixels would be ignored"),
+        ("vit_small_patch14_dinov2", 64, "its patches are 14 pixels wide, and 8 pixels would be ignored"),
+        ("crossvit_tiny_240", 50, "cannot work with it"),
+        ("mvitv2_tiny", 50, "cannot work with it"),
+        ("levit_128s", 50, "cannot work with it"),
+        ("efficientformer_l1", 64, "cannot work with it"),
+        ("resnet10t", 0, "must be at least 1"),
+    ],
+)
+def test_sizes_that_cannot_work_are_named(name, size, message):
+    with pytest.raises(UsageError, match=message) as caught:
+        TimmBackbone(name, size)
+    assert str(caught.value).startswith(f"backbone.size={size}: ")
+    assert "backbone.size=null" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_drop_rates_act_in_training_alone():
+    backbone = TimmBackbone("vit_tiny_patch16_224", 32, drop_rate=0.4, drop_path_rate=0.5)
+    images = torch.randn(4, 3, 32, 32)
+    with torch.no_grad():
+        assert torch.equal(backbone.eval()(images), backbone(images))
+        assert not torch.equal(backbone.train()(images), backbone(images))
+    rates = [m.drop_prob for m in backbone.modules() if type(m).__name__ == "DropPath"]
+    assert max(rates) == pytest.approx(0.5)
+    assert any(isinstance(m, nn.Dropout) and m.p == 0.4 for m in backbone.modules())
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+@pytest.mark.parametrize("name", ["test_vit", "resnet10t", "convnext_atto"])
+def test_gradient_checkpointing_gives_the_same_gradients(name, frozen):
+    """Also above a frozen stem, whose output asks for no gradient."""
+    torch.manual_seed(0)
+    plain = TimmBackbone(name, 32).eval()
+    saving = TimmBackbone(name, 32, gradient_checkpointing=True).eval()
+    saving.load_state_dict(plain.state_dict())
+    images = torch.randn(2, 3, 32, 32)
+    for backbone in (plain, saving):
+        stem = backbone.stages()[0].parameters if frozen else ()
+        for tensor in stem:
+            backbone.get_parameter(tensor).requires_grad_(False)
+        backbone.train()(images).square().sum().backward()
+    ours, theirs = dict(saving.named_parameters()), dict(plain.named_parameters())
+    assert all((ours[n].grad is None) == (theirs[n].grad is None) == (n in stem) for n in ours)
+    assert all(torch.allclose(ours[n].grad, theirs[n].grad, atol=1e-5) for n in ours if n not in stem)
+
+
+def test_gradient_checkpointing_is_refused_where_timm_has_none():
+    with pytest.raises(UsageError, match=r"backbone.gradient_checkpointing=true: timm's dla34 cannot do it"):
+        TimmBackbone("dla34", 32, gradient_checkpointing=True)
+
+
+def test_every_option_file_of_the_group_can_be_composed():
+    for path in sorted((CONF / "backbone").glob("*.yaml")):
+        name = () if path.stem != "text" else ("backbone.name=x",)
+        assert (
+            compose(f"backbone={path.stem}", "init=random", *name).backbone["_target_"].startswith("tlexp.backbones.")
+        )

@@ -1,0 +1,167 @@
+"""Readers of folders and tables: labels as they are written, given splits kept, and mistakes named."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from tests.conftest import FILES, compose
+from tlexp.assemble import assemble, read_domain
+from tlexp.data.folder import image_folder
+from tlexp.data.table import text_table
+from tlexp.errors import UsageError
+
+
+def tree(folder, **counts):
+    """Makes `n` small images for each class, or for each split and class."""
+    for name, content in counts.items():
+        if isinstance(content, dict):
+            tree(folder / name, **content)
+        else:
+            (folder / name).mkdir(parents=True)
+            for place in range(content):
+                Image.new("RGB", (8, 8), (place, 0, 0)).save(folder / name / f"{place}.png")
+    return folder
+
+
+def test_a_folder_for_each_class(tmp_path):
+    samples = image_folder(str(tree(tmp_path / "pets", dog=3, cat=2)))
+    assert (samples.name, samples.classes, samples.labels.tolist()) == ("pets", ("cat", "dog"), [0, 0, 1, 1, 1])
+    assert samples.given == {}
+    assert [path.name for path in samples.inputs.paths] == ["0.png", "1.png", "0.png", "1.png", "2.png"]
+
+
+def test_hidden_files_and_other_files_are_no_images(tmp_path):
+    folder = tree(tmp_path / "pets", dog=2, cat=2)
+    for name in (".DS_Store", "._1.png", "Thumbs.db", "notes.txt"):
+        (folder / "dog" / name).write_bytes(b"x")
+    tree(folder, **{".ipynb_checkpoints": 1})
+    tree(folder / "dog", **{".cache": 1})
+    samples = image_folder(str(folder))
+    assert (samples.classes, len(samples.labels)) == (("cat", "dog"), 4)
+
+
+def test_given_splits_are_kept_and_missing_ones_are_cut(tmp_path):
+    folder = tree(tmp_path / "pets", train={"dog": 10, "cat": 10}, test={"dog": 2, "cat": 1})
+    samples = image_folder(str(folder))
+    assert {part: len(indices) for part, indices in samples.given.items()} == {"train": 20, "test": 3}
+    run = ("data=folder", f"data.target.root={folder}", "init=random", "backbone.size=16", "alpha=0")
+    for budget, sizes in (((), (16, 4, 3)), (("data.shots=5",), (8, 2, 3)), (("data.val=large",), (16, 4, 3))):
+        split = read_domain(compose(*run, *budget), "target").split
+        assert (len(split.train), len(split.val), len(split.test)) == sizes
+        assert set(split.test) == set(samples.given["test"])
+        assert not set(split.train) & set(split.val)
+
+
+def test_a_given_validation_split_validates_unless_a_budget_pays_for_it(tmp_path):
+    parts = {"train": {"dog": 10, "cat": 10}, "val": {"dog": 4, "cat": 4}, "test": {"dog": 2, "cat": 2}}
+    folder = tree(tmp_path / "pets", **parts)
+    given = set(image_folder(str(folder)).given["val"])
+    run = ("data=folder", f"data.target.root={folder}", "init=random", "alpha=0")
+    for budget, train, uses_given in (
+        ((), 20, True),
+        (("data.shots=5", "data.val=large"), 10, True),
+        (("data.shots=5",), 8, False),
+    ):
+        split = read_domain(compose(*run, *budget), "target").split
+        assert len(split.train) == train
+        assert (set(split.val) == given) == uses_given
+        assert not uses_given or not set(split.val) & set(split.train)
+
+
+def test_folders_of_splits_may_have_other_names(tmp_path):
+    folder = tree(tmp_path / "pets", train={"dog": 5, "cat": 5}, val={"dog": 2, "cat": 2})
+    samples = image_folder(str(folder), test="val", val=None)
+    assert sorted(samples.given) == ["test", "train"]
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda folder: None, "root=null: an image folder needs data.target.root=FOLDER"),
+        (lambda folder: folder / "nowhere", "nowhere: no such folder"),
+        (lambda folder: tree(folder, dog=0), "holds no examples"),
+        (lambda folder: tree(folder, dog=3), "has the one class dog; there is nothing to tell apart"),
+        (
+            lambda folder: tree(folder, train={"dog": 1, "cat": 1}, test={"Cat": 1}),
+            "class Cat occurs outside the training part only; the training part has cat, dog",
+        ),
+    ],
+)
+def test_folders_that_cannot_be_learned_from_are_named(tmp_path, make, message):
+    root = make(tmp_path / "pets")
+    with pytest.raises(UsageError, match=message):
+        image_folder(root and str(root))
+
+
+def test_a_table_may_be_any_of_four_formats(tmp_path):
+    table = pd.read_csv(FILES / "letters.csv", dtype=str)
+    table.to_csv(tmp_path / "t.tsv", sep="\t", index=False)
+    table.to_json(tmp_path / "t.jsonl", orient="records", lines=True)
+    table.to_parquet(tmp_path / "t.parquet")
+    expected = text_table(str(FILES / "letters.csv"))
+    assert (expected.name, expected.classes, len(expected.labels)) == ("letters", ("0", "1", "2"), 300)
+    for file in ("t.tsv", "t.jsonl", "t.parquet"):
+        samples = text_table(str(tmp_path / file))
+        assert samples.inputs == expected.inputs
+        assert (samples.labels == expected.labels).all()
+
+
+def test_labels_are_what_is_written(tmp_path):
+    names = ["007", "NA", "None", "1.0", "nan", "true"]
+    rows = [f'"text {place}, quoted",{name}' for place, name in enumerate(names)]
+    (tmp_path / "t.csv").write_text("\ufefftext,label\n" + "\n".join(rows) + "\n", encoding="utf-8")
+    samples = text_table(str(tmp_path / "t.csv"))
+    assert samples.classes == tuple(sorted(names))
+    assert samples.inputs.texts[0] == "text 0, quoted"
+
+
+def test_tables_for_each_split_and_classes_to_keep(tmp_path):
+    for part, rows in (("train", 6), ("test", 3)):
+        lines = [f"{part} {place},{'abc'[place % 3]}" for place in range(rows)]
+        (tmp_path / f"{part}.csv").write_text("say,kind\n" + "\n".join(lines) + "\n")
+    columns = {"text": "say", "label": "kind"}
+    samples = text_table(str(tmp_path), "mine", "train.csv", None, "test.csv", **columns)
+    assert samples.given["test"].tolist() == [6, 7, 8]
+    some = text_table(str(tmp_path), "mine", "train.csv", None, "test.csv", **columns, classes=["c", "a"])
+    assert some.classes == ("c", "a")
+    assert [some.inputs.texts[index] for index in some.given["test"]] == ["test 0", "test 2"]
+    assert some.labels.tolist() == [1, 0, 1, 0, 1, 0]
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("t.txt", "text,label\n", "unknown ending; give one of .csv, .tsv"),
+        ("t.csv", None, "no such file"),
+        ("t.csv", "", "not a readable table"),
+        ("t.csv", "words,label\na,b\n", "has no column text; its columns are words, label"),
+        ("t.csv", "text,label\ngood,a\n ,b\n", "row 2 has no text; fill or remove it"),
+        ("t.csv", "text,label\ngood,a\nbad,\n", "row 2 has no label; fill or remove it"),
+        ("t.jsonl", "{not json}\n", "not a readable table"),
+        ("t.parquet", "PAR1", "not a readable table"),
+    ],
+)
+def test_tables_that_cannot_be_read_are_named(tmp_path, file, content, message):
+    if content is not None:
+        (tmp_path / file).write_text(content)
+    with pytest.raises(UsageError, match=message) as caught:
+        text_table(str(tmp_path / file))
+    assert "\n" not in str(caught.value)
+
+
+def test_texts_and_images_do_not_pass_for_each_other():
+    texts = ("data=table", f"data.target.root={FILES / 'letters.csv'}", "init=random")
+    with pytest.raises(UsageError, match="the target letters holds texts, but the backbone takes images"):
+        assemble(compose(*texts))
+    bert = ("backbone=text", f"backbone.name={FILES / 'tiny_bert'}", "init=random")
+    with pytest.raises(UsageError, match="the target digits holds images, but the backbone takes texts"):
+        assemble(compose(*bert))
+
+
+def test_relative_roots_lie_in_the_folder_of_the_launch(tmp_path):
+    tree(tmp_path / "pets", dog=5, cat=5)
+    config = compose("data=folder", "data.target.root=pets", "init=random", root=tmp_path)
+    assert config.data.target["root"] == str(tmp_path / "pets")
+    assert (config.data.target["name"], config.data.name) == ("pets", "folder")
+    assert isinstance(read_domain(config, "target").samples.labels, np.ndarray)

@@ -1,0 +1,55 @@
+"""Compilation, memory layout and half precision change how a run computes, not what its checkpoints are."""
+
+import pytest
+import torch
+
+from tests.conftest import BACKBONES, compose, fit
+from tlexp import experiment
+from tlexp.assemble import assemble
+
+FEW = ("data.target.classes=[0,1,2]", "data.source.classes=[0,1,2]", "data.test_fraction=0.9", "batch_size=5")
+JOINT = ("init=random", "alpha=0.5", "epochs=2", "lr=0.001", *FEW)
+
+
+@pytest.mark.parametrize("option", ["trainer.channels_last=true", "trainer.precision=bf16-mixed"])
+@pytest.mark.parametrize("backbone", ["timm_resnet", "timm_vit", "bert"])
+def test_layout_and_precision_keep_names_and_types(answer, backbone, option):
+    run = (*BACKBONES[backbone], *JOINT, "norm=per_domain")
+    plain, other = (answer(*run, *more) for more in ((), (option,)))
+    before, after = (torch.load(result["checkpoint"], weights_only=True) for result in (plain, other))
+    assert before["state_dict"].keys() == after["state_dict"].keys()
+    assert all(a.dtype == after["state_dict"][name].dtype for name, a in before["state_dict"].items())
+    assert other["train/target/loss"] == pytest.approx(plain["train/target/loss"], rel=0.1)
+    restored = answer(*run, f"init={other['checkpoint']}", "strategy=linear_probe", "head=one")
+    assert restored["weights"].count("missing") == 0
+
+
+def test_images_are_laid_out_as_asked():
+    parts = assemble(compose(*BACKBONES["timm_resnet"], *JOINT, "trainer.channels_last=true"))
+    model = parts.task.model
+    experiment.tune(model, {"channels_last": True})
+    seen = []
+    model.backbone.body.conv1[0].register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    model(torch.randn(2, 3, 32, 32))
+    assert seen[0].is_contiguous(memory_format=torch.channels_last)
+    assert model.backbone.body.conv1[0].weight.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # torch's own, about how it compiles
+def test_a_compiled_backbone_learns_the_same_and_leaves_no_prefix(answer):
+    """With BatchNorm by domain, whose statistics are exchanged around the compiled part."""
+    run = (*BACKBONES["small_cnn_batchnorm"], *JOINT, "backbone.dropout=0")
+    plain, compiled = answer(*run), answer(*run, "trainer.compile=true")
+    before, after = (torch.load(result["checkpoint"], weights_only=True)["state_dict"] for result in (plain, compiled))
+    assert before.keys() == after.keys()
+    assert not [name for name in after if "_orig_mod" in name]
+    for name, tensor in before.items():
+        assert torch.allclose(tensor, after[name], atol=1e-4), name
+
+
+def test_options_are_off_by_default():
+    parts, trainer = fit(compose(*JOINT))
+    assert trainer.precision == "32-true"
+    assert parts.task.model.memory_format == torch.contiguous_format
+    assert parts.task.model.backbone._compiled_call_impl is None
