@@ -1,10 +1,12 @@
 """Whole jobs in this process: what they leave behind and how the parts of `init` find each other."""
 
 import json
+import shutil
 
 import pytest
 import torch
 import yaml
+from mlflow import MlflowClient
 
 from tests.conftest import BACKBONES, compose, differing, state, weights
 from tlexp import experiment
@@ -139,6 +141,29 @@ def test_init_takes_an_mlflow_run(tmp_path, store):
         experiment.run(compose(*base, f"init={'0' * 32}", root=tmp_path), tmp_path / "third")
 
 
+def test_init_takes_what_an_mlflow_uri_names(tmp_path, store):
+    """An artifact of a run, and a registered model; the run's own folder may be gone."""
+    base = ("tracking=mlflow", f"store={store}", *SHORT)
+    config = compose(*base, "init=random", "tracking.log_checkpoint=true", root=tmp_path)
+    experiment.run(config, tmp_path / "first")
+    run_id = experiment.read_metrics(tmp_path / "first")["mlflow_run_id"]
+    client = MlflowClient(config.tracking.uri)
+    client.create_registered_model("digits")
+    where = client.get_run(run_id).info.artifact_uri
+    client.create_model_version("digits", source=f"{where}/best.ckpt", run_id=run_id)
+    client.set_registered_model_alias("digits", "champion", "1")
+    shutil.rmtree(tmp_path / "first")
+    for place, uri in enumerate((f"runs:/{run_id}/best.ckpt", "models:/digits/1", "models:/digits@champion")):
+        experiment.run(compose(*base, f"init='{uri}'", root=tmp_path), tmp_path / str(place))
+        assert experiment.read_metrics(tmp_path / str(place))["weights"].startswith(f"{uri}: 11 of 11 tensors")
+    for uri, rule in (("models:/letters/1", "MLflow cannot fetch it"), (f"runs:/{run_id}/pictures", "holds no file")):
+        with pytest.raises(UsageError, match=rule) as caught:
+            experiment.run(compose(*base, f"init='{uri}'", root=tmp_path), tmp_path / "none")
+        assert "\n" not in str(caught.value)
+    with pytest.raises(UsageError, match="only tracking=mlflow knows where that is"):
+        experiment.run(compose(*SHORT, "init='models:/digits/1'", root=tmp_path), tmp_path / "none")
+
+
 def test_a_checkpoint_can_be_understood_alone(answer, monkeypatch):
     """Plain values and tensors only, no network, classes and input beside them."""
     result = answer("alpha=0.5", "data.target.classes=[7,3]", "data.source.classes=[3,7]", "batch_size=4", *SHORT)
@@ -146,7 +171,8 @@ def test_a_checkpoint_can_be_understood_alone(answer, monkeypatch):
     card = content["tlexp"]
     assert card["classes"] == {"target": ["7", "3"], "source": ["3", "7"]}
     assert card["backbone"] == "small_cnn"
-    assert card["input"] == {"channels": 1, "size": 16, "mean": [0.5], "std": [0.5], "interpolation": "bilinear"}
+    spec = {"channels": 1, "size": 16, "mean": [0.5], "std": [0.5], "interpolation": "bilinear"}
+    assert card["input"] == {"kind": "images", **spec, "resize": None, "crop": "center"}
     assert card["config"]["alpha"] == 0.5
     assert card["metrics"]["val/target/nll"] == result["val/target/nll"]
 
@@ -223,7 +249,9 @@ def test_every_backbones_checkpoint_loads_as_plain_values(answer, backbone):
     few = ("data.target.classes=[0,1,2]", "data.source.classes=[0,1,2]", "batch_size=6", "data.test_fraction=0.9")
     result = answer(*BACKBONES[backbone], "init=random", "alpha=0.5", "epochs=1", *few)
     content = torch.load(result["folder"] / "best.ckpt", weights_only=True)
-    assert set(content["tlexp"]) == {"version", "backbone", "input", "classes", "config", "metrics"}
+    card = {"version", "backbone", "input", "classes", "config", "metrics"} | ({"carried"} & set(content["tlexp"]))
+    assert set(content["tlexp"]) == card
+    assert ("carried" in card) == (backbone == "bert")
     again = answer(*BACKBONES[backbone], f"init={result['checkpoint']}", "strategy=linear_probe", "epochs=1", *few)
     before, after = content["state_dict"], weights(again["folder"])
     names = [name for name in before if name.startswith("model.backbone.")]

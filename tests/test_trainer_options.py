@@ -39,7 +39,8 @@ def test_images_are_laid_out_as_asked():
 @pytest.mark.filterwarnings("ignore")  # torch's own, about how it compiles
 def test_a_compiled_backbone_learns_the_same_and_leaves_no_prefix(answer):
     """With BatchNorm by domain, whose statistics are exchanged around the compiled part."""
-    run = (*BACKBONES["small_cnn_batchnorm"], *JOINT, "backbone.dropout=0")
+    # Plain SGD: Adam would turn the last digit of a vanishing gradient into a whole step.
+    run = (*BACKBONES["small_cnn_batchnorm"], *JOINT, "backbone.dropout=0", "optimizer=sgd", "lr=0.05")
     plain, compiled = answer(*run), answer(*run, "trainer.compile=true")
     before, after = (torch.load(result["checkpoint"], weights_only=True)["state_dict"] for result in (plain, compiled))
     assert before.keys() == after.keys()

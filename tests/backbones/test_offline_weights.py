@@ -72,12 +72,14 @@ def test_other_statistics_and_another_padding_are_clearly_worse(lite0):
     samples = image_folder(str(SHARED / "hymenoptera/val"))
     wanted = torch.tensor([310 if samples.classes[label] == "ants" else 309 for label in samples.labels])
     right = classifier(lite0)
-    share = {
-        "right": (right(samples.inputs).argmax(1) == wanted).float().mean().item(),
-        "statistics": (right(samples.inputs, **IMAGENET).argmax(1) == wanted).float().mean().item(),
-        "padding": (classifier(lite0, "efficientnet_lite0")(samples.inputs).argmax(1) == wanted).float().mean().item(),
+    own = {"mean": (0.5,) * 3, "std": (0.5,) * 3}
+    guesses = {
+        "right": right(samples.inputs),
+        "statistics": right(samples.inputs, **IMAGENET),
+        "padding": classifier(lite0, "efficientnet_lite0")(samples.inputs, **own),
     }
-    assert share["right"] > 0.8
+    share = {how: (rows.argmax(1) == wanted).float().mean().item() for how, rows in guesses.items()}
+    assert share["right"] > 0.75
     assert share["statistics"] < share["right"] - 0.1
     assert share["padding"] < share["right"] - 0.02
 

@@ -207,8 +207,8 @@ def test_weights_of_a_task_model_arrive_whatever_is_in_front(tmp_path, prefix):
 
 def test_what_cannot_be_reached_is_said_in_one_line(no_hub, tmp_path):
     run = (*BACKBONES["bert"], "batch_size=6", "backbone.name=nobody/no-bert")
-    for init, rule in (("pretrained", "nor to be fetched"), ("random", "only init=pretrained asks the hub")):
-        with pytest.raises(UsageError, match=rule) as caught:
+    for init in ("pretrained", "random"):
+        with pytest.raises(UsageError, match=r"nor to be fetched .only init=pretrained asks the hub, and") as caught:
             assemble(compose(*run, f"init={init}"))
         assert "give a local folder as backbone.name=FOLDER" in str(caught.value)
         assert "\n" not in str(caught.value)

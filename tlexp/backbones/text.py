@@ -156,7 +156,7 @@ def _nowhere(name: str, error: BaseException) -> str:
     if Path(name).is_dir():
         return f"the folder {name} cannot be read ({reason}); it needs those of save_pretrained"
     if constants.HF_HUB_OFFLINE:
-        reason = "only init=pretrained asks the hub"
+        reason = "only init=pretrained asks the hub, and only while it answers"
     return f"{name} are neither in the local cache nor to be fetched ({reason}); {rule}"
 
 

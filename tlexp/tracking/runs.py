@@ -1,13 +1,14 @@
 """Opening and closing runs, and what describes them: parameters, axes, versions."""
 
 import json
+import re
 import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
 
@@ -16,6 +17,9 @@ from tlexp.errors import UsageError
 from tlexp.stopping import Stopped
 from tlexp.tracking.record import Record, bookkeeping, first_line
 from tlexp.tracking.store import artifact_root, connect, experiment_id, lock_file, write_ahead
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
 
 # MLflow takes longer values, but its pages become unreadable; the whole configuration is an artifact.
 LONGEST_PARAM = 500
@@ -146,11 +150,11 @@ def checkpoint_at(uri: str, config: Config) -> Path:
     Raises:
         UsageError: where there is nothing, or nothing that holds weights.
     """
-    connect(config.tracking.uri)
+    client = connect(config.tracking.uri)
     from mlflow.artifacts import download_artifacts
 
     try:
-        found = Path(download_artifacts(artifact_uri=uri, tracking_uri=config.tracking.uri))
+        found = Path(download_artifacts(_location(client, uri), tracking_uri=config.tracking.uri))
     except Exception as error:  # each kind of store fails in its own way
         rule = "check it, and tracking.uri="
         raise UsageError(f"init={uri}: MLflow cannot fetch it ({first_line(error)}); {rule}") from error
@@ -159,3 +163,13 @@ def checkpoint_at(uri: str, config: Config) -> Path:
         names = ", ".join(path.name for path in files) or "no file that holds weights"
         raise UsageError(f"init={uri}: holds {names}; name one file that ends in {', '.join(WEIGHTS)}")
     return files[0]
+
+
+def _location(client: "MlflowClient", uri: str) -> str:
+    """Returns where a model of the registry lies; MLflow itself would ask a global registry rather than this store."""
+    model = re.fullmatch("models:/([^/@]+)(?:/([0-9]+)|@([^/]+))", uri)
+    if model is None:
+        return uri
+    name, version, alias = model.groups()
+    version = version or client.get_model_version_by_alias(name, alias).version
+    return str(client.get_model_version_download_uri(name, version))
