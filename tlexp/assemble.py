@@ -77,6 +77,9 @@ def assemble(config: Config) -> Parts:
     epochs = range(config.trainer["max_epochs"])
     moving: set[str] = set().union(*(strategy.trainable(epoch) for epoch in epochs))
     notices = check_alpha(config, model, moving)
+    if not moving - {stage.name for stage in model.head_stages}:
+        data.encode = model.encode
+        notices.append("the backbone is frozen: each example passes through it once, before the first epoch")
     return Parts(data, build_task(config, model, strategy, domains, epochs), loaded, monitor_mode, notices)
 
 

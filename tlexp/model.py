@@ -3,7 +3,7 @@
 from collections.abc import Collection
 from contextlib import nullcontext
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,12 @@ from tlexp.streams import forked
 
 HEAD = "head"
 SOURCE_HEAD = "source_head"
+
+
+class Features(NamedTuple):
+    """What a frozen backbone makes of a batch (batch, num_features), in place of the batch."""
+
+    values: Tensor
 
 
 class TransferModel(nn.Module):
@@ -74,13 +80,25 @@ class TransferModel(nn.Module):
 
     def forward(self, x: Any, domain: str = "target") -> Tensor:
         """Maps inputs (batch, ...) to the logits (batch, classes) of a domain's head."""
-        if isinstance(x, Tensor) and x.ndim == 4:
-            x = x.contiguous(memory_format=self.memory_format)
         head = self.heads[domain] if domain in self.heads else self.heads["target"]
+        logits: Tensor = head(x.values if isinstance(x, Features) else self.features(x, domain))
+        return logits
+
+    def features(self, x: Any, domain: str = "target") -> Tensor:
+        """Maps inputs (batch, ...) to the backbone's features (batch, num_features) under a domain's statistics."""
+        if isinstance(x, Tensor):
+            x = x.contiguous(memory_format=self.memory_format)
         own = self.source_statistics if domain == "source" else None
         with own.active(self.backbone) if own is not None else nullcontext():
-            logits: Tensor = head(self.backbone(x))
-        return logits
+            features: Tensor = self.backbone(x)
+        return features
+
+    @torch.no_grad()
+    def encode(self, x: Any, domain: str) -> Tensor:
+        """Returns the features (batch, num_features) of a frozen backbone, on the CPU, for inputs from there."""
+        device = next(self.parameters()).device
+        moved = {name: value.to(device) for name, value in x.items()} if isinstance(x, dict) else x.to(device)
+        return self.features(moved, domain).cpu()
 
     def moving_statistics(self) -> list[Tensor]:
         """Returns the running statistics that training changes: those of moving stages, for both domains."""

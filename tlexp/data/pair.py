@@ -1,19 +1,22 @@
 """The pair of domains as Lightning's loaders, each named by its role."""
 
+import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.utilities.combined_loader import CombinedLoader
+from rich.progress import track
 from torch.utils.data import DataLoader
 
 from tlexp.backbones.base import InputSpec, TextSpec
 from tlexp.data.batches import ArrayDataset, Batch, CycledBatches, OrderedBatches, Pick, ShuffledBatches
-from tlexp.data.samples import Samples
+from tlexp.data.samples import Indices, Samples
 from tlexp.data.splits import Split
-from tlexp.data.texts import TokenTable
 from tlexp.errors import UsageError
+from tlexp.model import Features
 
 EVAL_BATCH = 128  # evaluation keeps no gradients: a larger batch costs no accuracy and saves calls
 
@@ -38,6 +41,16 @@ class Domain:
         return ArrayDataset(self.samples.inputs.take(getattr(self.split, part)).prepared(spec), self.labels(part))
 
 
+class FeatureTable:
+    """What a frozen backbone makes of the examples of a split: (n, num_features)."""
+
+    def __init__(self, values: torch.Tensor) -> None:
+        self.values = values
+
+    def __getitem__(self, indices: Indices) -> Features:
+        return Features(self.values[indices])
+
+
 def _as_is(batch: Batch) -> Batch:
     return batch
 
@@ -52,6 +65,10 @@ class TransferData(pl.LightningDataModule):
         batch_size: target examples in a step over all processes, and as many of the source.
         seed: of the named streams the batches are drawn from.
         train_on: the roles whose training loss is in the objective.
+
+    Attributes:
+        encode: maps inputs and a role to features; set where the backbone is frozen, whose output is then computed
+            once for every example rather than once in every epoch.
 
     Raises:
         UsageError: where a split is empty or smaller than a batch.
@@ -69,6 +86,8 @@ class TransferData(pl.LightningDataModule):
         super().__init__()
         self.domains = {"target": target} | ({"source": source} if source else {})
         self.spec, self.batch_size, self.seed, self.train_on = spec, batch_size, seed, train_on
+        self.encode: Callable[[Any, str], torch.Tensor] | None = None
+        self._raw: dict[tuple[str, str], ArrayDataset] = {}
         self._datasets: dict[tuple[str, str], ArrayDataset] = {}
         for role, domain in self.domains.items():
             kind = domain.samples.inputs.kind
@@ -91,17 +110,31 @@ class TransferData(pl.LightningDataModule):
             raise UsageError(f"batch_size={self.batch_size}: {rule} or fewer")
 
     def dataset(self, role: str, part: str) -> ArrayDataset:
-        """Returns a split of a role, read and converted once."""
+        """Returns a split of a role, read and converted once; where the backbone is frozen, through it as well."""
         if (role, part) not in self._datasets:
-            self._datasets[role, part] = self.domains[role].dataset(part, self.spec)
+            dataset = self.raw(role, part)
+            self._datasets[role, part] = dataset if self.encode is None else self._encoded(dataset, role)
         return self._datasets[role, part]
+
+    def raw(self, role: str, part: str) -> ArrayDataset:
+        """Returns a split of a role as the backbone's inputs, read and converted once."""
+        if (role, part) not in self._raw:
+            self._raw[role, part] = self.domains[role].dataset(part, self.spec)
+        return self._raw[role, part]
+
+    def _encoded(self, dataset: ArrayDataset, role: str) -> ArrayDataset:
+        assert self.encode is not None
+        chunks = [range(start, min(start + EVAL_BATCH, len(dataset))) for start in range(0, len(dataset), EVAL_BATCH)]
+        what = f"features of the {role}"
+        shown = track(chunks, what, transient=True, disable=len(chunks) < 3 or not sys.stdout.isatty())
+        features = torch.cat([self.encode(dataset.inputs[chunk], role) for chunk in shown])
+        return ArrayDataset(FeatureTable(features), dataset.labels)
 
     def truncated(self, role: str) -> int:
         """Returns how many of a role's examples in all splits are cut to what the backbone takes."""
         if self.spec.kind != "texts":
             return 0
-        tables = (self.dataset(role, part).inputs for part in self.domains[role].sizes())
-        return sum(table.truncated for table in tables if isinstance(table, TokenTable))
+        return sum(self.raw(role, part).inputs.truncated for part in self.domains[role].sizes())
 
     @property
     def steps(self) -> int:
