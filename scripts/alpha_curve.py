@@ -1,11 +1,13 @@
-"""Turns sweeps over alpha into a table: test accuracy by alpha, and its paired difference to alpha = 0.
+"""Turns sweeps over alpha, or over strategies, into a table: test accuracy, and its paired difference to a baseline.
 
     python scripts/alpha_curve.py collect outputs/sweeps/FOLDER [FOLDER ...] > curve.csv
     python scripts/alpha_curve.py table curve.csv
     python scripts/alpha_curve.py readme README.md
 
 `collect` reads the finished jobs of multiruns; runs with another batch size than the smallest are controls of the
-curve. `table` prints Markdown. `readme` puts the table of FILE below each line `<!-- table FILE -->`.
+curve. The baseline is alpha = 0 or, where there are several strategies, the linear probe; runs are paired by seed and
+by the draw of the labels. `table` prints Markdown. `readme` puts the table of FILE below each line
+`<!-- table FILE -->`.
 """
 
 import argparse
@@ -19,7 +21,8 @@ import yaml
 
 from tlexp.compare.paired import mean_interval, paired
 
-FIELDS = ("alpha", "seed", "draw", "batch_size", "epochs", "test_accuracy", "score")
+FIELDS = ("strategy", "alpha", "seed", "draw", "batch_size", "epochs", "test_accuracy", "score")
+ORDER = ("batch_size", "strategy", "alpha", "seed", "draw")
 
 
 def collect(folders: list[Path]) -> None:
@@ -27,31 +30,35 @@ def collect(folders: list[Path]) -> None:
     for file in (path for folder in folders for path in folder.glob("*/metrics.json")):
         metrics = json.loads(file.read_text())
         config = yaml.safe_load((file.parent / "config.yaml").read_text())
-        knobs = {key: config[key] for key in ("alpha", "seed", "batch_size", "epochs")}
+        knobs = {"strategy": config["strategy"]["name"]}
+        knobs |= {key: config[key] for key in ("alpha", "seed", "batch_size", "epochs")}
         measured = {"test_accuracy": metrics["test/target/accuracy"], "score": metrics["score"]}
         rows.append({**knobs, "draw": config["data"]["draw"], **measured})
     if not rows:
         sys.exit(f"{', '.join(map(str, folders))}: no finished job; give the folder of a multirun")
     writer = csv.DictWriter(sys.stdout, FIELDS, lineterminator="\n")
     writer.writeheader()
-    writer.writerows(sorted(rows, key=lambda row: (row["batch_size"], row["alpha"], row["seed"])))
+    writer.writerows(sorted(rows, key=lambda row: [row[key] for key in ORDER]))
 
 
 def table(file: Path) -> str:
     with file.open() as content:
         rows = list(csv.DictReader(content))
-    groups: dict[tuple[int, float], dict[str, float]] = {}
+    groups: dict[tuple[int, str, float], dict[tuple[str, str], float]] = {}
     for row in rows:
-        group = groups.setdefault((int(row["batch_size"]), float(row["alpha"])), {})
-        if row["seed"] in group:
-            sys.exit(f"{file}: alpha={row['alpha']} seed={row['seed']} stands there twice; collect one sweep a file")
-        group[row["seed"]] = 100 * float(row["test_accuracy"])
-    curve_batch = min(batch for batch, _ in groups)
-    baseline = groups[curve_batch, 0.0]
-    lines = ["| alpha | test accuracy, % | minus alpha = 0, points | p | better in |", "|---|---|---|---|---|"]
-    for (batch, alpha), by_seed in sorted(groups.items()):
+        group = groups.setdefault((int(row["batch_size"]), row["strategy"], float(row["alpha"])), {})
+        if (pair := (row["seed"], row["draw"])) in group:
+            sys.exit(f"{file}: {row['strategy']} alpha={row['alpha']} stands there twice with seed and draw {pair}")
+        group[pair] = 100 * float(row["test_accuracy"])
+    curve_batch, strategies = min(batch for batch, *_ in groups), {strategy for _, strategy, _ in groups}
+    several = len(strategies) > 1
+    baseline = groups[curve_batch, "linear_probe" if several else strategies.pop(), 0.0]
+    names = ("strategy", "minus linear_probe") if several else ("alpha", "minus alpha = 0")
+    lines = [f"| {names[0]} | test accuracy, % | {names[1]}, points | p | better in |", "|---|---|---|---|---|"]
+    for (batch, strategy, alpha), by_seed in sorted(groups.items()):
         name = {0.0: "0 (target only)", float("inf"): "inf (source only)"}.get(alpha, f"{alpha:g}")
         name = name if batch == curve_batch else f"0, {batch} target images a step"
+        name = f"{strategy} ({len(by_seed)} draws)" if several else name
         own = mean_interval(list(by_seed.values()))
         cells = [name, f"{own.mean:.1f} [{own.low:.1f}, {own.high:.1f}]"]
         if by_seed is baseline:

@@ -8,7 +8,7 @@ import torch
 import yaml
 from mlflow import MlflowClient
 
-from tests.conftest import BACKBONES, compose, differing, state, weights
+from tests.conftest import BACKBONES, FILES, compose, differing, state, weights
 from tlexp import experiment
 from tlexp.assemble import assemble, source_folder
 from tlexp.errors import UsageError
@@ -84,6 +84,39 @@ def test_the_source_is_trained_once_and_found_again(answer, tmp_path, monkeypatc
     assert trained == ["source_training", "finetune", "finetune"]
     answer(store, "data.source.rotation=90", *SHORT)
     assert trained[3:] == ["source_training", "finetune"]
+
+
+def test_a_source_whose_files_change_is_another_source(tmp_path):
+    for place in ("a", "b"):
+        shutil.copy(FILES / "letters.csv", tmp_path / f"{place}.csv")
+    run = (*BACKBONES["bert"][:3], f"data.source.root={tmp_path}/a.csv", f"data.target.root={tmp_path}/b.csv")
+    before = source_folder(compose(*run))
+    assert source_folder(compose(*run)) == before
+    (tmp_path / "b.csv").write_text("text,label\na,1\nb,2\n")
+    assert source_folder(compose(*run)) == before, "the target does not matter"
+    with (tmp_path / "a.csv").open("a") as file:
+        file.write("one more,1\n")
+    assert source_folder(compose(*run)) != before
+
+
+def test_a_frozen_backbone_sees_each_example_once(tmp_path):
+    """And the result is that of passing every batch through it."""
+    run = ("strategy=linear_probe", "init=random", "alpha=0.5", "head=one", "epochs=3", "backbone.norm=batch")
+    seen, parts = [], assemble(compose(*run))
+    parts.task.model.backbone.register_forward_hook(lambda module, inputs, output: seen.append(len(output)))
+    with experiment.quiet():
+        experiment.make_trainer(compose(*run), tmp_path, []).fit(parts.task, datamodule=parts.data)
+    sizes = [domain.sizes() for domain in parts.data.domains.values()]
+    assert sum(seen) == sum(size["train"] + size["val"] for size in sizes)
+
+    again = assemble(compose(*run))
+    again.data.encode = None
+    with experiment.quiet():
+        experiment.make_trainer(compose(*run), tmp_path, []).fit(again.task, datamodule=again.data)
+    ours, theirs = state(parts.task.model), state(again.task.model)
+    assert all(torch.allclose(ours[name], theirs[name], atol=1e-4) for name in ours)
+    moving = assemble(compose("init=random", "alpha=0"))
+    assert moving.data.encode is None
 
 
 def test_an_interrupted_source_run_is_not_taken_for_a_finished_one(answer, tmp_path):

@@ -3,13 +3,15 @@
 import json
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import QUICK, ROOT, command
+from tests.conftest import FILES, QUICK, ROOT, command
+from tests.data.test_readers import tree
 
 TEXT = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", TEXT, flags=re.DOTALL)
@@ -20,8 +22,16 @@ TABLES = re.findall(r"<!-- table (\S+) -->\n(.*?)\n\n", TEXT, flags=re.DOTALL)
 @pytest.mark.slow
 @pytest.mark.parametrize("line", sorted(set(COMMANDS)))
 def test_every_command_runs(line, tmp_path, store):
-    """As written, but for fewer epochs and seeds."""
-    arguments = shlex.split(line.removeprefix("python run.py ").replace("range(10)", "0"))
+    """As written, but for fewer epochs and seeds, small files for the names in capitals, and no published weights."""
+    for name in ("PHOTOS", "PAINTINGS"):
+        tree(tmp_path / name, train={"cat": 40, "dog": 40}, test={"cat": 5, "dog": 5})
+    for name, file in (("REVIEWS", "reports"), ("TWEETS", "letters")):
+        shutil.copy(FILES / f"{file}.csv", tmp_path / f"{name}.csv")
+    line = line.replace("init=pretrained", "init=random").replace("range(10)", "0")
+    arguments = shlex.split(line.removeprefix("python run.py "))
+    arguments += ["init=random"] * line.startswith("python run.py experiment=")
+    if "backbone=minilm" in line:
+        arguments += [f"backbone.name={FILES / 'tiny_bert'}", "backbone.max_length=32"]
     done = command(*arguments, *QUICK, "epochs=1", f"store={store}", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     jobs = 6 if arguments[0] == "-m" else 1

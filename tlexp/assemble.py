@@ -117,8 +117,19 @@ def source_folder(config: Config) -> Path:
     """Returns where the source's weights are kept: a name to read and a key of all they depend on."""
     task = config.source_task()
     trainer = {key: value for key, value in task.trainer.items() if key not in PLACE}
-    key = content_key({"version": __version__, **task.without("tracking", "store", "recipe"), "trainer": trainer})
+    rest = task.without("tracking", "store", "recipe")
+    key = content_key({"version": __version__, **rest, "trainer": trainer, "files": files_key(task.data.target)})
     return Path(config.store) / f"{task.data.target['name']}-{Path(task.backbone['name']).name}-{key}"
+
+
+def files_key(data: dict[str, Any]) -> str | None:
+    """Returns a key of the files a data set is read from, by name, size and time of change; None if from none."""
+    if data.get("root") is None:
+        return None
+    root = Path(data["root"])
+    paths = sorted(path for path in root.rglob("*") if path.is_file()) if root.is_dir() else [root]
+    facts = ((path, path.stat()) for path in paths if path.exists())
+    return content_key({str(path): [stat.st_size, stat.st_mtime_ns] for path, stat in facts})
 
 
 def read_domain(config: Config, role: str) -> Domain:
