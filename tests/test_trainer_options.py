@@ -49,6 +49,13 @@ def test_a_compiled_backbone_learns_the_same_and_leaves_no_prefix(answer):
         assert torch.allclose(tensor, after[name], atol=1e-4), name
 
 
+def test_features_of_a_frozen_backbone_may_be_in_half_precision(answer):
+    result = answer(
+        *BACKBONES["timm_resnet"], *JOINT, "strategy=linear_probe", "head=one", "trainer.precision=bf16-true"
+    )
+    assert 0 <= result["test/target/accuracy"] <= 1
+
+
 def test_options_are_off_by_default():
     parts, trainer = fit(compose(*JOINT))
     assert trainer.precision == "32-true"

@@ -117,16 +117,17 @@ def source_folder(config: Config) -> Path:
     """Returns where the source's weights are kept: a name to read and a key of all they depend on."""
     task = config.source_task()
     trainer = {key: value for key, value in task.trainer.items() if key not in PLACE}
+    files = [files_key(place) for place in (task.data.target.get("root"), task.init, task.backbone["name"])]
     rest = task.without("tracking", "store", "recipe")
-    key = content_key({"version": __version__, **rest, "trainer": trainer, "files": files_key(task.data.target)})
+    key = content_key({"version": __version__, **rest, "trainer": trainer, "files": files})
     return Path(config.store) / f"{task.data.target['name']}-{Path(task.backbone['name']).name}-{key}"
 
 
-def files_key(data: dict[str, Any]) -> str | None:
-    """Returns a key of the files a data set is read from, by name, size and time of change; None if from none."""
-    if data.get("root") is None:
+def files_key(place: str | None) -> str | None:
+    """Returns a key of a file or of all in a folder, by name, size and time of change; None where there is none."""
+    if place is None or not Path(place).is_absolute():  # the name of an option or a network, not a path
         return None
-    root = Path(data["root"])
+    root = Path(place)
     paths = sorted(path for path in root.rglob("*") if path.is_file()) if root.is_dir() else [root]
     facts = ((path, path.stat()) for path in paths if path.exists())
     return content_key({str(path): [stat.st_size, stat.st_mtime_ns] for path, stat in facts})
@@ -162,7 +163,8 @@ def build_backbone(config: Config, card: dict[str, Any]) -> Backbone:
     """
     node = config.backbone
     before = card.get("config", {}).get("backbone", {})
-    same = all(before.get(key) == node[key] for key in ("_target_", "name"))
+    # Its folder may have moved: the last part of the name is what a network is called.
+    same = before and before["_target_"] == node["_target_"] and Path(before["name"]).name == Path(node["name"]).name
     carried = {"carried": card["carried"]} if same and "carried" in card else {}
     with hub.offline(unless=config.init == "pretrained"), forked(config.seed, "backbone"):
         backbone: Backbone = build("backbone", node, **carried)

@@ -240,8 +240,8 @@ def load(cfg: DictConfig, root: Path) -> Config:
         if holder.init not in INITS and (root / holder.init).exists():
             holder.init = str(root / holder.init)
     for node, key in ((config.data.target, "root"), (config.data.source or {}, "root"), (config.backbone, "name")):
-        # Data are where they are said to be, also where they do not exist; a backbone's name may be a folder.
-        if node.get(key) and (key == "root" or (root / node[key]).is_dir()):
+        # Data are where they are said to be, also where they do not exist; an encoder's name may be its folder.
+        if node.get(key) and (key == "root" or (root / node[key] / "config.json").is_file()):
             node[key] = str(root / node[key])
     if config.tracking.backend == "mlflow":
         uri = config.tracking.uri or "sqlite:///mlflow.db"

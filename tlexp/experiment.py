@@ -70,7 +70,7 @@ def ensure_source(config: Config) -> None:
     if (folder / "metrics.json").exists():
         return
     # A mistake in the run that asks should be said before minutes are spent on what it starts from.
-    assemble(replace(config, init="random"))
+    assemble(replace(config, init=config.pretrain.init))
     with FileLock(folder.with_name(f"{folder.name}.lock")):
         if not (folder / "metrics.json").exists():
             report.console.print(f"init=source: training the backbone on {config.source_task().data.target['name']}")
@@ -115,6 +115,7 @@ def train(config: Config, folder: Path, record: tracking.Record) -> None:
     callbacks = [recorder, *report.callbacks(config, parts), keeper]
     if config.patience is not None:
         callbacks.append(EarlyStopping(config.monitor, mode=parts.monitor_mode, patience=config.patience))
+    parts.data.read()
     tune(parts.task.model, config.trainer)
     with quiet():
         trainer = make_trainer(config, folder, callbacks)

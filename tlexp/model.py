@@ -97,8 +97,9 @@ class TransferModel(nn.Module):
     def encode(self, x: Any, domain: str) -> Tensor:
         """Returns the features (batch, num_features) of a frozen backbone, on the CPU, for inputs from there."""
         device = next(self.parameters()).device
-        moved = {name: value.to(device) for name, value in x.items()} if isinstance(x, dict) else x.to(device)
-        return self.features(moved, domain).cpu()
+        dtype = next(self.parameters()).dtype
+        moved = {name: value.to(device) for name, value in x.items()} if isinstance(x, dict) else x.to(device, dtype)
+        return self.features(moved, domain).float().cpu()
 
     def moving_statistics(self) -> list[Tensor]:
         """Returns the running statistics that training changes: those of moving stages, for both domains."""

@@ -22,7 +22,7 @@ class SourceStatistics(nn.Module):
 
     def __init__(self, backbone: nn.Module) -> None:
         super().__init__()
-        self.layers = [name for name, module in backbone.named_modules() if _has_statistics(module)]
+        self.layers = [name for name, module in backbone.named_modules() if has_statistics(module)]
         for index, name in enumerate(self.layers):
             layer = backbone.get_submodule(name)
             for kind in STATISTICS:
@@ -51,10 +51,11 @@ class SourceStatistics(nn.Module):
 
 def source_statistics(backbone: nn.Module, policy: str) -> SourceStatistics | None:
     """Returns the source's statistics under `policy`; None where they are shared or there are none."""
-    if policy == "shared" or not any(_has_statistics(module) for module in backbone.modules()):
+    if policy == "shared" or not any(has_statistics(module) for module in backbone.modules()):
         return None
     return SourceStatistics(backbone)
 
 
-def _has_statistics(module: nn.Module) -> bool:
+def has_statistics(module: nn.Module) -> bool:
+    """Returns whether a module is a BatchNorm layer that keeps running statistics."""
     return isinstance(module, _BatchNorm) and module.running_mean is not None

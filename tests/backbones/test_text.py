@@ -7,7 +7,7 @@ import pytest
 import torch
 from huggingface_hub import constants
 from torch import nn
-from transformers import AutoModel, BertConfig, DistilBertConfig, RobertaConfig, T5Config
+from transformers import AutoModel, BertConfig, DebertaV2Config, DistilBertConfig, RobertaConfig, T5Config
 
 from tests.conftest import BACKBONES, FILES, compose, differing, random_inputs, state
 from tlexp import experiment
@@ -146,6 +146,31 @@ def test_stages_are_the_embeddings_and_each_layer(bert, family):
     assert not [name for name, p in backbone.named_parameters() if p.grad is None]
 
 
+def test_what_all_layers_share_is_frozen_with_the_first(bert):
+    """DeBERTa's relative positions and their norm act in every layer."""
+    config = DebertaV2Config(
+        vocab_size=43, max_position_embeddings=32, relative_attention=True, norm_rel_ebd="layer_norm", **SMALL
+    )
+    backbone = TextBackbone(bert(config))
+    first, *_, last = backbone.stages()
+    assert {"body.encoder.rel_embeddings.weight", "body.encoder.LayerNorm.weight"} <= set(first.parameters)
+    assert all(".encoder.layer.2." in name for name in last.parameters)
+
+
+@pytest.mark.parametrize(
+    ("config", "length"),
+    [
+        (RobertaConfig(vocab_size=43, max_position_embeddings=34, pad_token_id=1), 32),
+        (BertConfig(vocab_size=43, max_position_embeddings=20), 20),
+    ],
+)
+def test_the_longest_text_is_as_long_as_there_are_positions(bert, config, length):
+    config.update(SMALL)
+    backbone = TextBackbone(bert(config))
+    assert backbone.input.max_length == length
+    backbone(backbone.input.padded(backbone.input.tokens(["good " * 50])[0]))
+
+
 def test_what_is_no_encoder_is_refused(bert):
     config = T5Config(vocab_size=43, d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2)
     with pytest.raises(UsageError, match="not an encoder of texts"):
@@ -221,12 +246,14 @@ def test_a_checkpoint_carries_what_its_encoder_needs(answer, bert, no_hub):
     """The folder it came from may be gone: configuration and tokenizer are in the checkpoint."""
     folder = bert()
     run = (*BACKBONES["bert"], f"backbone.name={folder}", "batch_size=6", "epochs=1")
-    first = answer(*run, "init=pretrained", "strategy=finetune", "lr=0.01")
+    first = answer(*run, "backbone.dropout=0.3", "init=pretrained", "strategy=finetune", "lr=0.01")
     card = torch.load(first["checkpoint"], weights_only=True)["tlexp"]
     assert card["input"] == {"kind": "texts", "tokenizer": "TokenizersBackend", "max_length": 32}
     assert json.loads(card["carried"]["config.json"])["hidden_size"] == 32
     assert "tokenizer.json" in card["carried"]
+    assert json.loads(card["carried"]["config.json"])["hidden_dropout_prob"] == 0.1, "the encoder's own, not the run's"
     shutil.rmtree(folder)
+    run = tuple(option.replace(folder, "elsewhere/bert") for option in run)
     again = answer(*run, f"init={first['checkpoint']}", "strategy=linear_probe")
     assert again["weights"].startswith(f"{first['checkpoint']}: {len(state(TextBackbone(TINY).body)) - 2} of")
     with pytest.raises(UsageError, match="only init=pretrained asks the hub"):

@@ -113,7 +113,7 @@ def test_drop_rates_act_in_training_alone():
 
 
 @pytest.mark.parametrize("frozen", [False, True])
-@pytest.mark.parametrize("name", ["test_vit", "resnet10t", "convnext_atto"])
+@pytest.mark.parametrize("name", ["test_vit", "vit_tiny_patch16_224", "convnext_atto"])
 def test_gradient_checkpointing_gives_the_same_gradients(name, frozen):
     """Also above a frozen stem, whose output asks for no gradient."""
     torch.manual_seed(0)
@@ -131,9 +131,24 @@ def test_gradient_checkpointing_gives_the_same_gradients(name, frozen):
     assert all(torch.allclose(ours[n].grad, theirs[n].grad, atol=1e-5) for n in ours if n not in stem)
 
 
-def test_gradient_checkpointing_is_refused_where_timm_has_none():
-    with pytest.raises(UsageError, match=r"backbone.gradient_checkpointing=true: timm's dla34 cannot do it"):
-        TimmBackbone("dla34", 32, gradient_checkpointing=True)
+def test_gradient_checkpointing_is_refused_where_statistics_would_count_twice():
+    with pytest.raises(UsageError, match=r"backbone.gradient_checkpointing=true: timm's resnet10t has BatchNorm"):
+        TimmBackbone("resnet10t", 32, gradient_checkpointing=True)
+
+
+def test_a_rate_of_zero_is_zero_and_none_is_the_models_own():
+    """Swin comes with stochastic depth of its own."""
+    depths = {}
+    for rate in (None, 0.0, 0.2):
+        backbone = TimmBackbone("swin_tiny_patch4_window7_224", 56, drop_path_rate=rate)
+        depths[rate] = max((m.drop_prob for m in backbone.modules() if type(m).__name__ == "DropPath"), default=0.0)
+    assert depths == {None: pytest.approx(0.1), 0.0: 0.0, 0.2: pytest.approx(0.2)}
+
+
+def test_a_model_may_have_a_size_of_its_own_that_its_patches_do_not_divide():
+    assert TimmBackbone("vit_so400m_patch14_siglip_384").input.size == 384
+    with pytest.raises(UsageError, match=r"backbone.name=resnet18.foo: timm cannot build it \(Invalid pretrained tag"):
+        TimmBackbone("resnet18.foo")
 
 
 def test_every_option_file_of_the_group_can_be_composed():

@@ -79,6 +79,12 @@ def test_a_vision_transformers_positions_are_resampled_for_another_size():
     assert loaded.notes == ("encoder.pos_embedding adapted from 1x50x768 to 1x5x768",)
 
 
+def test_weights_of_another_size_come_with_it():
+    backbone = TorchvisionBackbone("vit_b_16", weights="IMAGENET1K_SWAG_E2E_V1")
+    assert backbone.input.size == 384
+    assert backbone.body.encoder.pos_embedding.shape[1] == 1 + 24**2
+
+
 @pytest.mark.parametrize(("name", "size"), [("alexnet", 16), ("vit_b_16", 50), ("maxvit_t", 100), ("inception_v3", 32)])
 def test_sizes_that_cannot_work_are_named(name, size):
     with pytest.raises(UsageError, match=f"backbone.size={size}: torchvision's {name} cannot work with it") as caught:

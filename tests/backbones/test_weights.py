@@ -65,6 +65,37 @@ def test_files_that_hold_nothing_are_said_in_one_line(tmp_path, content, message
     assert "\n" not in str(caught.value)
 
 
+def test_two_networks_in_one_file_are_not_mixed():
+    tensors = {f"model.{name}": tensor for name, tensor in SmallCNN().state_dict().items()}
+    same = {f"module.{name.removeprefix('model.')}": tensor for name, tensor in tensors.items()}
+    assert load_backbone(SmallCNN(), {**tensors, **same}, "twice", allow_partial=False).missing == ()
+    other = {f"module.{name}": tensor for name, tensor in SmallCNN().state_dict().items()}
+    with pytest.raises(
+        UsageError, match=r"holds two networks, model.stem.0.weight and module.stem.0.weight are the same"
+    ):
+        load_backbone(SmallCNN(), {**tensors, **other}, "mixed", allow_partial=False)
+
+
+@pytest.mark.parametrize("key", ["state_dict", "model_state_dict", "model", "net"])
+def test_tensors_may_lie_under_the_usual_keys(tmp_path, key):
+    torch.save({key: SmallCNN().state_dict(), "loss": torch.tensor(0.1), "epoch": 3}, tmp_path / "w.pth")
+    assert len(read_checkpoint(tmp_path / "w.pth")[0]) == len(SmallCNN().state_dict())
+
+
+def test_files_older_than_batchnorms_count_are_whole():
+    old = {name: value for name, value in SmallCNN(norm="batch").state_dict().items() if "num_batches" not in name}
+    assert load_backbone(SmallCNN(norm="batch"), old, "old", allow_partial=False).missing == ()
+
+
+def test_a_layout_that_cannot_be_adapted_is_a_misfit():
+    from tlexp.backbones.timm import TimmBackbone
+
+    tensors = TimmBackbone("vit_tiny_patch16_224", 64).state_dict()
+    tensors["body.pos_embed"] = torch.zeros(1, 196, 192)
+    with pytest.raises(UsageError, match="body.pos_embed is 1x196x192, not 1x17x192"):
+        load_backbone(TimmBackbone("vit_tiny_patch16_224", 64), tensors, "no class token", allow_partial=False)
+
+
 def test_a_torn_file_is_said_in_one_line(tmp_path):
     path = tmp_path / "weights.pth"
     torch.save(nn.Linear(100, 100).state_dict(), path)

@@ -6,7 +6,7 @@ from safetensors.torch import save_file
 from torch import nn
 from torchvision import models
 
-from tests.conftest import differing, state
+from tests.conftest import ROOT, differing, state
 from tlexp.backbones.timm import TimmBackbone
 from tlexp.backbones.torchvision import TorchvisionBackbone
 from tlexp.backbones.weights import load_backbone, read_checkpoint
@@ -157,3 +157,4 @@ def test_every_family_of_torchvision_is_there():
     families = {model: models.get_model_builder(model).__module__ for model in models.list_models(module=models)}
     assert {families[name] for name in TORCHVISION} == set(families.values())
     assert len(TIMM) >= 40
+    assert f"- {len(TIMM)} architectures of timm" in (ROOT / "README.md").read_text()

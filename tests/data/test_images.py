@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -55,6 +56,18 @@ def test_a_border_crop_pads_the_shorter_side():
     assert (ours[:, 2:6] == 1).all()
     assert (ours[:, :2] == 0).all()
     assert (ours[:, 6:] == 0).all()
+    padded = everything(PixelArray(np.full((1, 8, 16, 3), 255, np.uint8)).prepared(replace(spec, mean=(0.2, 0.4, 0.6))))
+    assert torch.allclose(padded[0, :, 0], torch.zeros(3, 8), atol=3e-3), "the mean, which becomes zero"
+
+
+def test_sixteen_bits_keep_their_upper_eight(tmp_path):
+    ramp = np.arange(0, 65536, 256, dtype=np.uint16).reshape(16, 16)
+    for ending in ("png", "tif"):
+        Image.fromarray(ramp).save(tmp_path / f"ramp.{ending}")
+        assert (np.asarray(opened(tmp_path / f"ramp.{ending}", 1)) == ramp >> 8).all()
+    Image.fromarray(np.full((4, 4), 0.5, np.float32)).save(tmp_path / "float.tif")
+    with pytest.raises(UsageError, match=r"float.tif: holds values of mode F beyond 16 bits"):
+        opened(tmp_path / "float.tif", 1)
 
 
 def test_colour_becomes_grey_by_luminance_where_the_backbone_is_grey():

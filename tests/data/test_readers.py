@@ -129,6 +129,26 @@ def test_tables_for_each_split_and_classes_to_keep(tmp_path):
     assert some.labels.tolist() == [1, 0, 1, 0, 1, 0]
 
 
+def test_a_class_outside_the_training_part_may_be_left_out(tmp_path):
+    folder = tree(tmp_path / "pets", train={"dog": 5, "cat": 5}, test={"dog": 1, "cat": 1, "cow": 1})
+    samples = image_folder(str(folder), classes=["dog", "cat"])
+    assert (samples.classes, len(samples.given["test"])) == (("dog", "cat"), 2)
+    assert image_folder(str(folder / "train"), train=None).given == {}
+
+
+def test_a_given_test_split_needs_its_training_split(tmp_path):
+    with pytest.raises(UsageError, match="test=b.csv val=None: given splits need train= as well"):
+        text_table(str(FILES / "letters.csv"), test="b.csv")
+
+
+def test_a_torn_image_of_any_split_is_said_before_training(tmp_path, answer):
+    folder = tree(tmp_path / "pets", train={"dog": 10, "cat": 10}, test={"dog": 2, "cat": 2})
+    (folder / "test/dog/1.png").write_bytes(b"torn")
+    with pytest.raises(UsageError, match=r"test/dog/1.png: not a readable image"):
+        answer("data=folder", f"data.target.root={folder}", "init=random", "batch_size=4")
+    assert not list(tmp_path.glob("run*/history.jsonl"))
+
+
 @pytest.mark.parametrize(
     ("file", "content", "message"),
     [

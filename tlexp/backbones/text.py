@@ -1,5 +1,6 @@
 """Text encoders of the BERT kind: tokenizer, configuration and weights from one place."""
 
+import copy
 import logging
 import tempfile
 from collections.abc import Mapping
@@ -17,6 +18,8 @@ from tlexp.errors import UsageError
 
 POOLINGS = ("mean", "cls", "pooler")
 DROPOUTS = ("hidden_dropout_prob", "attention_probs_dropout_prob", "dropout", "attention_dropout")
+LAST = ("pooler", "norm", "final_norm", "final_layer_norm", "ln_f")  # what follows the layers
+NO_CODE = {"trust_remote_code": False}  # else a repository may ask, at a prompt, to run its own code
 LONGEST = 512  # where neither tokenizer nor encoder names a limit
 
 
@@ -52,9 +55,14 @@ class TextBackbone(nn.Module):
         _quiet()
         self.name, self.pooling = name, pooling
         self.config, tokenizer = _from_files(carried) if carried else _from_name(name)
+        if getattr(self.config, "is_encoder_decoder", False):
+            raise UsageError(
+                f"backbone.name={name}: not an encoder of texts but one with a decoder; choose a BERT-type"
+            )
+        self.built = copy.deepcopy(self.config)
         if dropout is not None:
-            _set_dropout(self.config, dropout)
-        self.body = self._bare(AutoModel.from_config(self.config))
+            _set_dropout(self.built, dropout)
+        self.body = self._bare(AutoModel.from_config(self.built))
         self.prefixes = (f"{self.body.base_model_prefix}.",)
         self.input = TextSpec(tokenizer, self._length(tokenizer, max_length))
         if gradient_checkpointing:
@@ -74,10 +82,12 @@ class TextBackbone(nn.Module):
         return body.float()
 
     def _length(self, tokenizer: Any, wanted: int | None) -> int:
-        # RoBERTa's positions begin after its padding index, so two of them hold no token.
-        positions = getattr(self.config, "max_position_embeddings", None) or LONGEST
-        reserved = (self.config.pad_token_id or 0) + 1 if "roberta" in self.config.model_type else 0
-        most = min(tokenizer.model_max_length, positions - reserved)
+        most = getattr(self.config, "max_position_embeddings", None) or LONGEST
+        for name, module in self.body.named_modules():
+            if isinstance(module, nn.Embedding) and "position" in name and "relative" not in name:
+                # Where padding has a position of its own, as in RoBERTa, those up to it hold no token.
+                most = module.num_embeddings - (0 if module.padding_idx is None else module.padding_idx + 1)
+        most = min(tokenizer.model_max_length, most if most > 0 else LONGEST)
         if wanted is not None and not 3 <= wanted <= most:
             rule = f"must lie between 3 and the {most} tokens that {self.name} takes"
             raise UsageError(f"backbone.max_length={wanted}: {rule}")
@@ -95,7 +105,7 @@ class TextBackbone(nn.Module):
         return (hidden * mask).sum(1) / mask.sum(1)
 
     def stages(self) -> list[Stage]:
-        """The embeddings, then each layer; a pooler or a last norm belongs to the last one."""
+        """The embeddings and all that every layer shares, then each layer; what comes after belongs to the last."""
         names = [*dict(self.named_parameters()), *dict(self.named_buffers())]
         lists = [(name, child) for name, child in self.named_modules() if isinstance(child, nn.ModuleList)]
         path = max(lists, key=lambda pair: sum(p.numel() for p in pair[1].parameters()))[0]
@@ -106,8 +116,7 @@ class TextBackbone(nn.Module):
             if name in within:
                 stage_of[name] = f"layer.{name[len(path) + 1 :].split('.')[0]}"
             else:
-                early = any(part in name for part in ("embed", "relative"))
-                stage_of[name] = "embeddings" if early else order[-1]
+                stage_of[name] = order[-1] if set(name.split(".")) & set(LAST) else "embeddings"
         return group_stages(self, stage_of, ["embeddings", *order])
 
     def pretrained_state(self) -> tuple[dict[str, Tensor], list[str]]:
@@ -119,7 +128,7 @@ class TextBackbone(nn.Module):
         try:
             with hub.offline(unless=not Path(self.name).is_dir()):
                 offline = constants.HF_HUB_OFFLINE
-                model = AutoModel.from_pretrained(self.name, config=self.config, local_files_only=offline)
+                model = AutoModel.from_pretrained(self.name, config=self.built, local_files_only=offline, **NO_CODE)
         except Exception as error:  # the hub's client raises a dozen kinds, all of them meaning the same here
             raise UsageError(f"init=pretrained: the weights of {_nowhere(self.name, error)}") from error
         return {f"body.{name}": tensor for name, tensor in self._bare(model).state_dict().items()}, []
@@ -136,8 +145,8 @@ class TextBackbone(nn.Module):
 def _from_name(name: str) -> tuple[Any, Any]:
     offline = constants.HF_HUB_OFFLINE or Path(name).is_dir()
     try:
-        config = AutoConfig.from_pretrained(name, local_files_only=offline)
-        tokenizer = AutoTokenizer.from_pretrained(name, config=config, local_files_only=offline)
+        config = AutoConfig.from_pretrained(name, local_files_only=offline, **NO_CODE)
+        tokenizer = AutoTokenizer.from_pretrained(name, config=config, local_files_only=offline, **NO_CODE)
     except Exception as error:  # see above
         raise UsageError(f"backbone.name={name}: configuration and tokenizer of {_nowhere(name, error)}") from error
     return config, tokenizer
@@ -147,8 +156,8 @@ def _from_files(files: Mapping[str, str]) -> tuple[Any, Any]:
     with tempfile.TemporaryDirectory() as folder:
         for name, content in files.items():
             (Path(folder) / Path(name).name).write_text(content, "utf-8")
-        config = AutoConfig.from_pretrained(folder, local_files_only=True)
-        return config, AutoTokenizer.from_pretrained(folder, config=config, local_files_only=True)
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, **NO_CODE)
+        return config, AutoTokenizer.from_pretrained(folder, config=config, local_files_only=True, **NO_CODE)
 
 
 def _nowhere(name: str, error: BaseException) -> str:

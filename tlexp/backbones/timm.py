@@ -6,6 +6,7 @@ from math import floor
 from typing import Any
 
 import timm
+import torch
 from timm.data import resolve_model_data_config
 from timm.layers import resample_abs_pos_embed, resize_rel_pos_bias_table
 from timm.models import adapt_input_conv, group_parameters
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from tlexp.backbones import hub
 from tlexp.backbones.base import InputSpec, Stage, group_stages, measured_width
 from tlexp.errors import UsageError
+from tlexp.norm import has_statistics
 
 POSITIONS = ("pos_embed", "relative_position_bias_table", "rel_pos", "attention_biases")
 
@@ -26,9 +28,10 @@ class TimmBackbone(nn.Module):
         size: side of the images; None for the size it was pretrained at. Position embeddings are resampled.
         in_chans: channels of the images; None for those it was pretrained with. The first convolution's weights are
             summed for grey images and repeated for more than three channels, mean and standard deviation likewise.
-        drop_rate: dropout before the classifier.
-        drop_path_rate: stochastic depth, for the models that have it.
-        gradient_checkpointing: computes activations again in the backward pass rather than keeping them.
+        drop_rate: dropout before the classifier; None for the model's own.
+        drop_path_rate: stochastic depth, for the models that have it; None for the model's own.
+        gradient_checkpointing: computes activations again in the backward pass rather than keeping them; not for
+            models with BatchNorm, whose statistics would count every batch twice.
 
     Raises:
         UsageError: for a name that timm does not know, options that the model does not take or a size that it
@@ -40,8 +43,8 @@ class TimmBackbone(nn.Module):
         name: str,
         size: int | None = None,
         in_chans: int | None = None,
-        drop_rate: float = 0.0,
-        drop_path_rate: float = 0.0,
+        drop_rate: float | None = None,
+        drop_path_rate: float | None = None,
         gradient_checkpointing: bool = False,
     ) -> None:
         super().__init__()
@@ -54,7 +57,7 @@ class TimmBackbone(nn.Module):
             raise UsageError(f"backbone.size={size}: must be at least 1; backbone.size=null is the pretrained size")
         self.name, self.size = name, size
         wanted = {"drop_rate": drop_rate, "drop_path_rate": drop_path_rate, "in_chans": in_chans}
-        self.options = {"num_classes": 0, **{key: value for key, value in wanted.items() if value}}
+        self.options = {"num_classes": 0, **{key: value for key, value in wanted.items() if value is not None}}
         self.body = self._create(pretrained=False)
         config = resolve_model_data_config(self.body)
         self.native, side = config["input_size"], size or config["input_size"][1]
@@ -64,10 +67,16 @@ class TimmBackbone(nn.Module):
         self.input = InputSpec(channels, side, mean, std, config["interpolation"], resize, config["crop_mode"])
         self._check_size(side)
         if gradient_checkpointing:
-            try:
-                self.body.set_grad_checkpointing(True)
-            except (AttributeError, AssertionError, NotImplementedError) as error:
-                raise UsageError(f"backbone.gradient_checkpointing=true: timm's {name} cannot do it") from error
+            self._save_memory()
+
+    def _save_memory(self) -> None:
+        refusal = f"backbone.gradient_checkpointing=true: timm's {self.name}"
+        if any(has_statistics(module) for module in self.body.modules()):
+            raise UsageError(f"{refusal} has BatchNorm, whose statistics would count every batch twice")
+        try:
+            self.body.set_grad_checkpointing(True)
+        except (AttributeError, AssertionError, NotImplementedError) as error:
+            raise UsageError(f"{refusal} cannot do it") from error
 
     def _create(self, pretrained: bool) -> Any:
         try:
@@ -82,13 +91,17 @@ class TimmBackbone(nn.Module):
         except (AssertionError, IndexError, RuntimeError, ValueError) as error:
             if pretrained:
                 raise
+            if self.size is None:
+                reason = hub.first_sentence(error)
+                raise UsageError(f"backbone.name={self.name}: timm cannot build it ({reason})") from error
             raise self._impossible_size(self.size, hub.first_sentence(error)) from error
 
     def _check_size(self, side: int) -> None:
         """Measures the width, which shows that the size works, and that no patch is cut off."""
         embed = getattr(self.body, "patch_embed", None)
         patches, pads = getattr(embed, "proj", None), getattr(embed, "dynamic_img_pad", False)
-        if isinstance(patches, nn.Conv2d) and patches.kernel_size == patches.stride and not pads:
+        whole = self.size is None or pads
+        if isinstance(patches, nn.Conv2d) and patches.kernel_size == patches.stride and not whole:
             edge = patches.stride[0]
             if side % edge:
                 reason = f"its patches are {edge} pixels wide, and {side % edge} pixels would be ignored"
@@ -147,11 +160,19 @@ class TimmBackbone(nn.Module):
             ) from error
         state = {f"body.{name}": tensor for name, tensor in model.state_dict().items()}
         notes = []
-        if self.input.size != self.native[1] and any(_is_position(name) for name in state):
+        if self._resampled(state):
             notes.append(f"position embeddings resampled from {self.native[1]} to {self.input.size} pixels")
         if self.input.channels != self.native[0]:
             notes.append(f"first convolution adapted from {self.native[0]} to {self.input.channels} channels")
         return state, notes
+
+    def _resampled(self, state: dict[str, Tensor]) -> bool:
+        """Returns whether a tensor of this size has another shape at the size the model was pretrained at."""
+        if self.input.size == self.native[1]:
+            return False
+        with torch.device("meta"):  # shapes alone
+            native = timm.create_model(self.name, num_classes=0).state_dict()
+        return any(state[f"body.{name}"].shape != tensor.shape for name, tensor in native.items() if _is_position(name))
 
     def adapted(self, name: str, given: Tensor) -> Tensor | None:
         """Returns a tensor for other channels or another size as this module needs it; None where that has no sense."""

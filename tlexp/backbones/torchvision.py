@@ -24,8 +24,8 @@ class TorchvisionBackbone(nn.Module):
         size: side of the images; None for the size it was pretrained at. Position embeddings are resampled.
         weights: which of the published weights, such as `IMAGENET1K_V2`, whose preprocessing is used; None for
             torchvision's default.
-        top: keep the hidden layers of the classifier (AlexNet, VGG, MobileNet); without them features are what the
-            convolutions give after pooling, as with `include_top=False` in Keras.
+        top: keep the hidden layers of the classifier (AlexNet, VGG, MobileNet); without them features are all that
+            enters the classifier, flattened, as with `include_top=False` in Keras.
 
     Raises:
         UsageError: for a name or weights that torchvision does not know, or a size that the model cannot work with.
@@ -45,14 +45,16 @@ class TorchvisionBackbone(nn.Module):
         transform = self.weights.transforms()
         native, before = transform.crop_size[0], transform.resize_size[0]
         mean, std = tuple(transform.mean), tuple(transform.std)
-        side = size or native
+        side = native if size is None else size
+        if side < 1:
+            raise UsageError(f"backbone.size={side}: must be at least 1; backbone.size=null is {native}")
         self.input = InputSpec(3, side, mean, std, transform.interpolation.value, round(before * side / native))
         try:
-            self.body = _headless(_create(name, None, size), top)
+            self.body = _headless(_create(name, None, side), top)
             self.num_features = measured_width(self, self.input)
         except (AssertionError, IndexError, RuntimeError, ValueError) as error:
             rule = f"torchvision's {name} cannot work with it ({first_sentence(error)})"
-            raise UsageError(f"backbone.size={size}: {rule}; backbone.size=null is {native}") from error
+            raise UsageError(f"backbone.size={side}: {rule}; backbone.size=null is {native}") from error
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps (batch, 3, size, size) to features (batch, num_features)."""
@@ -78,6 +80,7 @@ class TorchvisionBackbone(nn.Module):
         Raises:
             UsageError: where they can be had from neither.
         """
+        before = socket.getdefaulttimeout()
         try:
             socket.setdefaulttimeout(SECONDS)  # the download itself knows no limit
             model = _create(self.name, self.weights)
@@ -87,7 +90,7 @@ class TorchvisionBackbone(nn.Module):
                 f"fetched ({error}); give a local file as init=PATH, or init=random"
             ) from error
         finally:
-            socket.setdefaulttimeout(None)
+            socket.setdefaulttimeout(before)
         return {f"body.{name}": tensor for name, tensor in _headless(model, self.top).state_dict().items()}, []
 
     def adapted(self, name: str, given: Tensor) -> Tensor | None:
@@ -112,9 +115,9 @@ def _create(name: str, weights: WeightsEnum | None, size: int | None = None) -> 
         model = models.get_model(name, weights=weights, **options)
         model.aux_logits, model.AuxLogits, model.aux1, model.aux2 = False, None, None, None
         return model
-    if size is not None and name.startswith("vit_"):
+    if name.startswith("vit_") and weights is None:
         options = {"image_size": size}
-    elif size is not None and name.startswith("maxvit"):
+    elif name.startswith("maxvit") and weights is None:
         options = {"input_size": (size, size)}
     return models.get_model(name, weights=weights, **options)
 

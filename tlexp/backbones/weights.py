@@ -39,7 +39,8 @@ class Loaded:
         if self.missing:
             text += f", missing {_some(self.missing)}"
         text += f", left out {_some(self.left_out)}" if self.left_out else ""
-        return "; ".join([text, *self.notes])
+        more = [f"and {len(self.notes) - 3} more adapted"] if len(self.notes) > 3 else []
+        return "; ".join([text, *self.notes[:3], *more])
 
 
 def load_backbone(
@@ -54,7 +55,13 @@ def load_backbone(
     """
     own = backbone.state_dict()
     prefixes = (*PREFIXES, *getattr(backbone, "prefixes", ()))
-    given = {_bare(name, prefixes): (name, tensor) for name, tensor in state.items()}
+    given: dict[str, tuple[str, Tensor]] = {}
+    wanted = {_bare(name, prefixes) for name in own}
+    for name, tensor in state.items():
+        other, twin = given.setdefault(bare := _bare(name, prefixes), (name, tensor))
+        if bare in wanted and not _equal(tensor, twin):
+            rule = "keep the tensors of one of the networks"
+            raise UsageError(f"init={origin}: holds two networks, {other} and {name} are the same tensor: {rule}")
     adapt = getattr(backbone, "adapted", lambda *_: None)
     found, notes, misfits = {}, list(notes), []
     for name, tensor in own.items():
@@ -62,13 +69,18 @@ def load_backbone(
             continue
         value: Tensor = given[bare][1]
         if value.shape != tensor.shape:
-            fitting = adapt(name, value)
+            try:
+                fitting = adapt(name, value)
+            except (AssertionError, NotImplementedError, RuntimeError):  # a layout that the library cannot adapt
+                fitting = None
             if fitting is None or fitting.shape != tensor.shape:
                 misfits.append(f"{name} is {_shape(value)}, not {_shape(tensor)}")
                 continue
             notes.append(f"{bare} adapted from {_shape(value)} to {_shape(tensor)}")
             value = fitting
         found[name] = value
+    # Files older than BatchNorm's count of batches lack it; nothing is computed from it.
+    found |= {name: own[name] for name in own if name.endswith("num_batches_tracked") and name not in found}
     missing = tuple(name for name in own if name not in found)
     used = {_bare(name, prefixes) for name in found}
     left_out = tuple(name for bare, (name, _) in given.items() if bare not in used)
@@ -107,7 +119,7 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UsageError(f"init={path}: not a readable checkpoint ({reason}); give a file saved by torch") from error
     card = content.get("tlexp", {}) if isinstance(content, dict) else {}
-    for key in ("state_dict", "model"):
+    for key in ("state_dict", "model_state_dict", "model", "net"):
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]
     tensors = {k: v for k, v in content.items() if isinstance(v, Tensor)} if isinstance(content, dict) else {}
@@ -119,6 +131,10 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 def _bare(name: str, prefixes: Iterable[str]) -> str:
     """Drops the prefixes that wrappers add, `model.backbone.stem.0.weight` becoming `stem.0.weight`."""
     return re.sub(rf"^(?:{'|'.join(map(re.escape, prefixes))})+", "", name)
+
+
+def _equal(a: Tensor, b: Tensor) -> bool:
+    return a is b or (a.shape == b.shape and torch.equal(a, b))
 
 
 def _shape(tensor: Tensor) -> str:

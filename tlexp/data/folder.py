@@ -13,7 +13,7 @@ from tlexp.errors import UsageError
 def image_folder(
     root: str | None,
     name: str | None = None,
-    train: str = "train",
+    train: str | None = "train",
     val: str | None = "val",
     test: str | None = "test",
     classes: Sequence[object] | None = None,
@@ -23,7 +23,7 @@ def image_folder(
     Args:
         root: the folder.
         name: what reports call it; None for the folder's own name.
-        train: folder of the training split.
+        train: folder of the training split; None, or one that does not exist, for a tree without given splits.
         val: folder of the validation split; used only where it exists.
         test: folder of the test split; used only where it exists.
         classes: keeps these classes only, in this order.
@@ -38,15 +38,15 @@ def image_folder(
         raise UsageError(f"root={root}: no such folder")
     name = name or folder.resolve().name
     given = {part: folder / sub for part, sub in (("train", train), ("val", val), ("test", test)) if sub is not None}
-    if not given["train"].is_dir():
+    if "train" not in given or not given["train"].is_dir():
         paths, labels = _tree(folder)
-        return labelled(name, ImageFiles(tuple(paths)), labels).only(classes)
+        return labelled(name, ImageFiles(tuple(paths)), labels, None, classes)
     everything: list[tuple[Path, str, str]] = []
     for part, tree in given.items():
         if tree.is_dir():
             everything += [(path, label, part) for path, label in zip(*_tree(tree), strict=True)]
     paths, labels, parts = (list(column) for column in zip(*everything, strict=True)) if everything else ([], [], [])
-    return labelled(name, ImageFiles(tuple(paths)), labels, parts).only(classes)
+    return labelled(name, ImageFiles(tuple(paths)), labels, parts, classes)
 
 
 def _tree(folder: Path) -> tuple[list[Path], list[str]]:

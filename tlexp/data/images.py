@@ -101,9 +101,19 @@ def opened(path: Path, channels: int) -> Image.Image:
         raise UsageError(f"{path.name}: {rule}; use another backbone.in_chans")
     try:
         with Image.open(path) as picture:
-            return ImageOps.exif_transpose(picture).convert(MODES[channels])
-    except (OSError, SyntaxError, ValueError) as error:
+            return _eight_bit(ImageOps.exif_transpose(picture), path).convert(MODES[channels])
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise UsageError(f"{path}: not a readable image ({error}); mend or remove it") from error
+
+
+def _eight_bit(picture: Image.Image, path: Path) -> Image.Image:
+    """Keeps the upper eight of sixteen bits, where Pillow alone would turn nearly all of them white."""
+    if picture.mode not in ("I", "F") and not picture.mode.startswith("I;16"):
+        return picture
+    values = np.asarray(picture)
+    if picture.mode == "F" or values.min() < 0 or values.max() > 65535:
+        raise UsageError(f"{path}: holds values of mode {picture.mode} beyond 16 bits; convert it to 8 bits a channel")
+    return Image.fromarray((values >> 8).astype(np.uint8))
 
 
 def fitted(picture: Image.Image, spec: InputSpec) -> NDArray[np.uint8]:
@@ -127,6 +137,8 @@ def fitted(picture: Image.Image, spec: InputSpec) -> NDArray[np.uint8]:
     elif spec.crop == "border":
         longer = max(picture.size)
         picture = scaled(picture, [max(1, floor(side * edge / longer)) for edge in reversed(picture.size)])
+        filling = tuple(round(255 * value) for value in spec.mean)
+        picture = ImageOps.pad(picture, (side, side), color=filling if spec.channels > 1 else filling[0])
     else:
         picture = scaled(picture, [side])
     pixels = np.asarray(center_crop(picture, [spec.size, spec.size]))

@@ -114,6 +114,8 @@ class TransferData(pl.LightningDataModule):
         if (role, part) not in self._datasets:
             dataset = self.raw(role, part)
             self._datasets[role, part] = dataset if self.encode is None else self._encoded(dataset, role)
+            if self.encode is not None and self.spec.kind == "images":
+                del self._raw[role, part]  # the pixels have been seen for the last time
         return self._datasets[role, part]
 
     def raw(self, role: str, part: str) -> ArrayDataset:
@@ -121,6 +123,12 @@ class TransferData(pl.LightningDataModule):
         if (role, part) not in self._raw:
             self._raw[role, part] = self.domains[role].dataset(part, self.spec)
         return self._raw[role, part]
+
+    def read(self) -> None:
+        """Reads every split of every role, so that a file that cannot be read is said before training."""
+        for role, domain in self.domains.items():
+            for part in domain.sizes():
+                self.raw(role, part)
 
     def _encoded(self, dataset: ArrayDataset, role: str) -> ArrayDataset:
         assert self.encode is not None

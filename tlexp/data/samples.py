@@ -76,7 +76,13 @@ class Samples:
         )
 
 
-def labelled(name: str, inputs: Inputs, labels: Sequence[str], parts: Sequence[str] | None = None) -> Samples:
+def labelled(
+    name: str,
+    inputs: Inputs,
+    labels: Sequence[str],
+    parts: Sequence[str] | None = None,
+    only: Sequence[object] | None = None,
+) -> Samples:
     """Numbers labels by their sorted names; those of the training part alone decide which classes there are.
 
     Args:
@@ -84,6 +90,7 @@ def labelled(name: str, inputs: Inputs, labels: Sequence[str], parts: Sequence[s
         inputs: the examples, n of them.
         labels: the name of each example's class.
         parts: the split each example belongs to, `train`, `val` or `test`; None where there are no given splits.
+        only: the classes to keep, in this order; None for all.
 
     Raises:
         UsageError: for no example, a single class, or a class that occurs outside the training part only.
@@ -92,12 +99,15 @@ def labelled(name: str, inputs: Inputs, labels: Sequence[str], parts: Sequence[s
         raise UsageError(f"data set {name}: holds no examples")
     part_of = np.array(parts if parts is not None else ["train"] * len(labels))
     names = np.array(labels, dtype=object)
+    if only is not None:
+        kept = np.flatnonzero(np.isin(names.astype(str), [str(label) for label in only]))
+        inputs, part_of, names = inputs.take(kept), part_of[kept], names[kept]
     classes = tuple(sorted(set(names[part_of == "train"])))
     if unknown := sorted(set(names) - set(classes)):
-        rule = f"the training part has {', '.join(classes) or 'no class'}"
+        rule = f"the training part has {', '.join(classes) or 'no class'}; classes= keeps some"
         raise UsageError(f"data set {name}: class {unknown[0]} occurs outside the training part only; {rule}")
-    if len(classes) < 2:
+    if len(classes) < 2 and only is None:
         raise UsageError(f"data set {name}: has the one class {classes[0]}; there is nothing to tell apart")
     number = {label: place for place, label in enumerate(classes)}
     given = {} if parts is None else {part: np.flatnonzero(part_of == part) for part in sorted(set(part_of))}
-    return Samples(name, inputs, np.array([number[label] for label in names], np.int64), classes, given)
+    return Samples(name, inputs, np.array([number[label] for label in names], np.int64), classes, given).only(only)

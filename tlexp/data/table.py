@@ -37,6 +37,8 @@ def text_table(
     """
     if root is None:
         raise UsageError("root=null: a text table needs data.target.root=FILE (data.source.root= for the source)")
+    if train is None and (val or test):
+        raise UsageError(f"test={test} val={val}: given splits need train= as well, the file of the training split")
     folder = Path(root)
     given = {part: folder / file for part, file in (("train", train), ("val", val), ("test", test)) if file is not None}
     texts: list[str] = []
@@ -46,7 +48,7 @@ def text_table(
         more, theirs = _columns(file, text, label)
         texts, labels, parts = texts + more, labels + theirs, parts + [part] * len(more)
     name = name or Path(train or folder).stem
-    return labelled(name, Texts(tuple(texts)), labels, parts if train is not None else None).only(classes)
+    return labelled(name, Texts(tuple(texts)), labels, parts if train is not None else None, classes)
 
 
 def _columns(path: Path, text: str, label: str) -> tuple[list[str], list[str]]:

@@ -6,7 +6,7 @@ import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 # MLflow takes longer values, but its pages become unreadable; the whole configuration is an artifact.
 LONGEST_PARAM = 500
 PARAMS_A_CALL = 100  # MLflow's own limit
-WEIGHTS = (".ckpt", ".pth", ".safetensors")
-PACKAGES = ("tlexp", "torch", "torchvision", "pytorch-lightning", "timm", "mlflow")
+WEIGHTS = (".ckpt", ".pth", ".pt", ".bin", ".safetensors")
+PACKAGES = ("tlexp", "torch", "torchvision", "pytorch-lightning", "timm", "transformers", "mlflow")
 
 
 @contextmanager
@@ -89,8 +89,16 @@ def described(config: Config, folder: Path) -> dict[str, str]:
         "init": config.init,
         "seed": str(config.seed),
     }
-    versions = {f"version.{package}": version(package) for package in PACKAGES}
+    versions = {f"version.{name}": found for name in PACKAGES if (found := installed(name)) is not None}
     return axes | versions | git_state() | {"config_hash": config.hash, "folder": str(folder)}
+
+
+def installed(package: str) -> str | None:
+    """Returns a package's version; None where it is an extra that is not installed."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
 
 
 def git_state() -> dict[str, str]:
@@ -167,9 +175,11 @@ def checkpoint_at(uri: str, config: Config) -> Path:
 
 def _location(client: "MlflowClient", uri: str) -> str:
     """Returns where a model of the registry lies; MLflow itself would ask a global registry rather than this store."""
-    model = re.fullmatch("models:/([^/@]+)(?:/([0-9]+)|@([^/]+))", uri)
+    model = re.fullmatch("models:/([^/@]+)(?:/([0-9]+|latest)|@([^/]+))", uri)
     if model is None:
         return uri
     name, version, alias = model.groups()
+    if version == "latest":
+        version = str(max(int(found.version) for found in client.search_model_versions(f"name='{name}'")))
     version = version or client.get_model_version_by_alias(name, alias).version
     return str(client.get_model_version_download_uri(name, version))
