@@ -117,7 +117,7 @@ def test_an_absent_extra_is_named(tmp_path, monkeypatch):
 def test_an_inert_alpha_can_be_allowed():
     options = ("init=random", "strategy=shared_representation", "head=two", "alpha=0.5")
     parts = assemble(compose(*options, "objective.allow_inert_alpha=true"))
-    assert parts.notices == ["alpha reaches the source's head only: the target's result is that of alpha=0"]
+    assert "alpha reaches the source's head only: the target's result is that of alpha=0" in parts.notices
 
 
 def test_sgd_with_the_form_sum_says_that_alpha_scales_the_rate():

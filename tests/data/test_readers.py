@@ -137,7 +137,7 @@ def test_a_class_outside_the_training_part_may_be_left_out(tmp_path):
 
 
 def test_a_given_test_split_needs_its_training_split(tmp_path):
-    with pytest.raises(UsageError, match="test=b.csv val=None: given splits need train= as well"):
+    with pytest.raises(UsageError, match=r"test=b.csv val=None: given splits need train= as well"):
         text_table(str(FILES / "letters.csv"), test="b.csv")
 
 
