@@ -1,5 +1,6 @@
 """Published weights come from the libraries' own caches, or fail in seconds with one line; never from the network."""
 
+import socket
 import time
 
 import pytest
@@ -9,7 +10,7 @@ from huggingface_hub import constants
 from safetensors.torch import save_file
 from torchvision import models
 
-from tests.conftest import compose, differing, state
+from tests.conftest import BACKBONES, compose, differing, state
 from tlexp.assemble import assemble
 from tlexp.errors import UsageError
 
@@ -62,3 +63,17 @@ def test_torchvision_weights_are_found_in_its_cache(empty_caches):
     assert parts.loaded.loaded == parts.loaded.total
     ours, theirs = state(parts.task.model.backbone.body), state(published)
     assert not differing(ours, {name: theirs[name] for name in ours})
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_random_weights_and_our_own_checkpoints_ask_no_network(answer, monkeypatch, backbone):
+    few = ("data.target.classes=[0,1,2]", "data.source=null", "batch_size=6", "data.test_fraction=0.9", "epochs=1")
+
+    def refuse(*_, **__):
+        raise AssertionError("asked the network")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    first = answer(*BACKBONES[backbone], *few, "init=random")
+    again = answer(*BACKBONES[backbone], *few, f"init={first['checkpoint']}")
+    assert again["weights"].startswith(first["checkpoint"])
