@@ -60,8 +60,8 @@ class PixelArray:
             rule = f"the backbone takes {spec.channels}; choose another one or backbone.in_chans={channels}"
             raise UsageError(f"images of {channels} channels: {rule}")
         if height == width == spec.size == (spec.resize or spec.size) and channels in (1, spec.channels):
-            stored = np.broadcast_to(pixels, (*pixels.shape[:3], spec.channels)).transpose(0, 3, 1, 2)
-            return ImageTable(torch.from_numpy(stored.copy()), spec)
+            stored = torch.from_numpy(np.repeat(pixels, spec.channels // channels, axis=3))
+            return ImageTable(stored.permute(0, 3, 1, 2).contiguous(), spec)
         pictures = (Image.fromarray(image[..., 0] if channels == 1 else image) for image in pixels)
         return _table((fitted(picture, spec) for picture in pictures), len(pixels), spec)
 
