@@ -23,6 +23,8 @@ WRONG = [
     (("pretrain.init=source",), "pretrain.init=source: the source's own run starts from"),
     (("experiment=vgg16_keras", "init=random"), "root=null: an image folder needs data.target.root=FOLDER"),
     (("data=table", "init=random"), "root=null: a text table needs data.target.root=FILE"),
+    (("backbone=timm", "init=random", "backbone.size=abc"), "backbone.size=abc: must be at least 1, in whole pixels"),
+    (("backbone=vgg16", "init=random", "backbone.size=0"), "backbone.size=0: must be at least 1, in whole pixels"),
     (("backbone=text", "init=random"), "Missing mandatory value"),
     (("epochs=0",), "epochs=0: must be a finite number above 0"),
     (("epochs=1.5",), "could not be converted to Integer"),

@@ -7,6 +7,8 @@ from typing import Any, ClassVar, Protocol
 import torch
 from torch import Tensor, nn
 
+from tlexp.errors import UsageError
+
 
 @dataclass(frozen=True)
 class InputSpec:
@@ -121,6 +123,17 @@ class Backbone(Protocol):
 
     def stages(self) -> list[Stage]:
         """Returns the stages in order, stem first; together they own each parameter and buffer once."""
+
+
+def check_size(size: object) -> None:
+    """Makes sure that a size is None or a number of pixels.
+
+    Raises:
+        UsageError: for anything else.
+    """
+    if size is not None and not (isinstance(size, int) and size >= 1):
+        rule = "must be at least 1, in whole pixels; backbone.size=null is the pretrained size"
+        raise UsageError(f"backbone.size={size}: {rule}")
 
 
 def measured_width(module: nn.Module, spec: InputSpec | TextSpec) -> int:

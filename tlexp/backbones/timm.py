@@ -13,7 +13,7 @@ from timm.models import adapt_input_conv, group_parameters
 from torch import Tensor, nn
 
 from tlexp.backbones import hub
-from tlexp.backbones.base import InputSpec, Stage, group_stages, measured_width
+from tlexp.backbones.base import InputSpec, Stage, check_size, group_stages, measured_width
 from tlexp.errors import UsageError
 from tlexp.norm import has_statistics
 
@@ -53,8 +53,7 @@ class TimmBackbone(nn.Module):
             raise UsageError(f"backbone.name={name}: timm has no such model; did you mean: {close}?")
         if in_chans is not None and in_chans < 1:
             raise UsageError(f"backbone.in_chans={in_chans}: must be at least 1")
-        if size is not None and size < 1:
-            raise UsageError(f"backbone.size={size}: must be at least 1; backbone.size=null is the pretrained size")
+        check_size(size)
         self.name, self.size = name, size
         wanted = {"drop_rate": drop_rate, "drop_path_rate": drop_path_rate, "in_chans": in_chans}
         self.options = {"num_classes": 0, **{key: value for key, value in wanted.items() if value is not None}}

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torchvision import models
 from torchvision.models import WeightsEnum
 
-from tlexp.backbones.base import InputSpec, Stage, group_stages, measured_width
+from tlexp.backbones.base import InputSpec, Stage, check_size, group_stages, measured_width
 from tlexp.backbones.hub import SECONDS, first_sentence
 from tlexp.errors import UsageError
 
@@ -36,6 +36,7 @@ class TorchvisionBackbone(nn.Module):
         if name not in (known := models.list_models(module=models)):
             close = ", ".join(difflib.get_close_matches(name, known, n=3)) or "none is close"
             raise UsageError(f"backbone.name={name}: torchvision has no such classifier; did you mean: {close}?")
+        check_size(size)
         self.name, self.top = name, top
         published = models.get_model_weights(name)
         if weights is not None and weights not in published.__members__:
@@ -46,8 +47,6 @@ class TorchvisionBackbone(nn.Module):
         native, before = transform.crop_size[0], transform.resize_size[0]
         mean, std = tuple(transform.mean), tuple(transform.std)
         side = native if size is None else size
-        if side < 1:
-            raise UsageError(f"backbone.size={side}: must be at least 1; backbone.size=null is {native}")
         self.input = InputSpec(3, side, mean, std, transform.interpolation.value, round(before * side / native))
         try:
             self.body = _headless(_create(name, None, side), top)
