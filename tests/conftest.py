@@ -5,7 +5,9 @@ import os
 # Two test processes share two cores; with two threads each they would wait for each other. Before torch is imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import atexit
 import random
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -27,6 +29,10 @@ from tlexp.config import Config
 
 ROOT = Path(__file__).parent.parent
 QUICK = ("pretrain.epochs=1", "trainer.accelerator=cpu", "trainer.enable_progress_bar=false")
+
+# Every test process has a cache of its own, so that no test leans on what another has left in it.
+CACHE = Path(tempfile.mkdtemp(prefix="tlexp-cache-"))
+atexit.register(shutil.rmtree, CACHE, ignore_errors=True)
 
 STRATEGIES = sorted(path.stem for path in (CONF / "strategy").glob("*.yaml"))
 FILES = ROOT / "tests/files"
@@ -52,7 +58,7 @@ BACKBONES = {
 def compose(*overrides: str, root: Path = ROOT) -> Config:
     """Composes and checks a configuration as the command line would."""
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        arguments = with_trainer_options(["tracking=none", *QUICK, *overrides])
+        arguments = with_trainer_options(["tracking=none", f"cache={CACHE}", *QUICK, *overrides])
         cfg = hydra.compose("config", overrides=arguments)
     return configuration.load(cfg, root)
 

@@ -10,8 +10,9 @@ from mlflow import MlflowClient
 
 from tests.conftest import BACKBONES, FILES, compose, differing, state, weights
 from tlexp import experiment
-from tlexp.assemble import assemble, source_folder
+from tlexp.assemble import assemble
 from tlexp.errors import UsageError
+from tlexp.start import source_folder
 
 SHORT = ("epochs=2",)
 

@@ -1,37 +1,38 @@
 """From configuration to parts: every leaf is instantiated here, and what cannot work is said before training."""
 
 import inspect
-import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from hydra.utils import instantiate
 
-from tlexp import __version__, launch, tracking
+from tlexp import __version__, launch
 from tlexp.backbones import hub
 from tlexp.backbones.base import Backbone
-from tlexp.backbones.weights import Loaded, load_backbone, read_checkpoint
+from tlexp.backbones.weights import Loaded
+from tlexp.cache import Cache
 from tlexp.checks import check_alpha, check_monitor, check_parts, check_trainer
-from tlexp.config import Config, content_key
-from tlexp.data.pair import Domain, TransferData
+from tlexp.config import Config
+from tlexp.data.pair import Domain, Reading, TransferData
+from tlexp.data.samples import Samples, Skipped
+from tlexp.data.scan import facts
 from tlexp.data.splits import split
 from tlexp.errors import UsageError
 from tlexp.model import TransferModel
 from tlexp.norm import source_statistics
-from tlexp.objective import CrossEntropy, balanced_weights
+from tlexp.objective import CrossEntropy, Mix, balanced_weights
+from tlexp.start import load_init, read_start
 from tlexp.strategies.base import Strategy
 from tlexp.streams import forked
 from tlexp.task import TransferTask
 
 # Extras by the package whose absence tells that they are not installed.
 EXTRAS = {"transformers": "text", "peft": "peft"}
-
-# Where a source run takes place does not change what it learns; everything else of the trainer may.
-PLACE = ("accelerator", "devices", "strategy", "num_nodes", "enable_progress_bar")
 
 
 @dataclass(frozen=True)
@@ -63,12 +64,14 @@ def assemble(config: Config) -> Parts:
     processes = launch.processes(config.trainer)
     roles = ["target", "source"] if config.has_source_loss else ["target"]
     monitor_mode = check_monitor(config, roles)
-    domains = {role: read_domain(config, role) for role in roles}
+    cache = Cache(Path(config.cache), int(config.cache_gb * 1e9))
+    domains = {role: read_domain(config, role, cache) for role in roles}
     state, card = read_start(config)
     backbone = build_backbone(config, card)
     train_on = tuple(role for role in roles if role == "source" or config.has_target_loss)
     source = domains.get("source")
-    data = TransferData(domains["target"], source, backbone.input, config.batch_size, config.seed, train_on)
+    reading = Reading(cache, build("augment", config.augment), config.data.sampling == "balanced", config.workers)
+    data = TransferData(domains["target"], source, backbone.input, config.batch_size, config.seed, train_on, reading)
     check_parts(config, data, processes)
     loaded = load_init(config, backbone, state)
     model = build_model(config, backbone, domains)
@@ -77,7 +80,8 @@ def assemble(config: Config) -> Parts:
     epochs = range(config.trainer["max_epochs"])
     moving: set[str] = set().union(*(strategy.trainable(epoch) for epoch in epochs))
     notices = check_alpha(config, model, moving)
-    if not moving - {stage.name for stage in model.head_stages}:
+    frozen = not moving - {stage.name for stage in model.head_stages}
+    if frozen and not reading.augment and not config.objective.mixes:
         data.encode = model.encode
         notices.append("the backbone is frozen: each example passes through it once, before the first epoch")
     return Parts(data, build_task(config, model, strategy, domains, epochs), loaded, monitor_mode, notices)
@@ -113,45 +117,38 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__ or error.__context__
 
 
-def source_folder(config: Config) -> Path:
-    """Returns where the source's weights are kept: a name to read and a key of all they depend on."""
-    task = config.source_task()
-    trainer = {key: value for key, value in task.trainer.items() if key not in PLACE}
-    files = [files_key(place) for place in (task.data.target.get("root"), task.init, task.backbone["name"])]
-    rest = task.without("tracking", "store", "recipe")
-    key = content_key({"version": __version__, **rest, "trainer": trainer, "files": files})
-    return Path(config.store) / f"{task.data.target['name']}-{Path(task.backbone['name']).name}-{key}"
+def read_domain(config: Config, role: str, cache: Cache | None = None) -> Domain:
+    """Reads and splits one role's data; the label budget is the target's.
 
-
-def files_key(place: str | None) -> str | None:
-    """Returns a key of a file or of all in a folder, by name, size and time of change; None where there is none."""
-    if place is None or not Path(place).is_absolute():  # the name of an option or a network, not a path
-        return None
-    root = Path(place)
-    paths = sorted(path for path in root.rglob("*") if path.is_file()) if root.is_dir() else [root]
-    facts = ((path, path.stat()) for path in paths if path.exists())
-    return content_key({str(path): [stat.st_size, stat.st_mtime_ns] for path, stat in facts})
-
-
-def read_domain(config: Config, role: str) -> Domain:
-    """Reads and splits one role's data; the label budget is the target's."""
-    samples = build("data", getattr(config.data, role))
+    Args:
+        config: the run's configuration.
+        role: `target` or `source`.
+        cache: remembers which files can be read.
+    """
+    samples: Samples = build("data", getattr(config.data, role))
+    if samples.on_bad == "skip" and samples.inputs.kind == "images":
+        samples = readable(samples, cache)
     data = config.data
-    fixed = partial(split, samples.labels, config.split_seed, data.test_fraction, given=samples.given)
+    options: dict[str, Any] = {"given": samples.given, "groups": samples.groups}
+    fixed = partial(split, samples.labels, config.split_seed, data.test_fraction, **options)
     if role == "source":
         return Domain(samples, fixed())
     return Domain(samples, fixed(shots=data.shots, fraction=data.fraction, draw=data.draw, val=data.val))
 
 
-def read_start(config: Config) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """Returns the tensors and the card of the checkpoint that `init` means; both empty where it means none.
+def readable(samples: Samples, cache: Cache | None) -> Samples:
+    """Leaves out the pictures that cannot be read: before the split, so that all runs agree on what they share.
 
     Raises:
-        UsageError: where `init` names nothing that exists or can be read.
+        UsageError: where a class has no picture left.
     """
-    if config.init in ("random", "pretrained"):
-        return {}, {}
-    return read_checkpoint(source_folder(config) / "best.ckpt" if config.init == "source" else checkpoint_path(config))
+    bad = {number: found.error for number, found in enumerate(facts(samples.inputs, cache)) if found.error}
+    keep = np.ones(len(samples.labels), bool)
+    keep[list(bad)] = False
+    left = samples.kept(keep)
+    if gone := [name for label, name in enumerate(samples.classes) if label not in left.labels]:
+        raise UsageError(f"data set {samples.name}: none of the images of class {gone[0]} can be read")
+    return replace(left, skipped=(*samples.skipped, *(Skipped(*reason.split(": ", 1)) for reason in bad.values())))
 
 
 def build_backbone(config: Config, card: dict[str, Any]) -> Backbone:
@@ -169,52 +166,6 @@ def build_backbone(config: Config, card: dict[str, Any]) -> Backbone:
     with hub.offline(unless=config.init == "pretrained"), forked(config.seed, "backbone"):
         backbone: Backbone = build("backbone", node, **carried)
     return backbone
-
-
-def load_init(config: Config, backbone: Any, state: dict[str, torch.Tensor]) -> Loaded:
-    """Sets the backbone's weights as `init` says.
-
-    Args:
-        config: the run's configuration.
-        backbone: what is changed.
-        state: the tensors of the checkpoint that `init` means, if it means one.
-
-    Raises:
-        UsageError: where they do not fit, or there are no published ones.
-    """
-    if config.init == "random":
-        return Loaded("random", 0, len(backbone.state_dict()))
-    origin, notes = config.init, []
-    if config.init == "pretrained":
-        if not hasattr(backbone, "pretrained_state"):
-            rule = f"backbone={backbone.name} has no published weights; use init=source or init=random"
-            raise UsageError(f"init=pretrained: {rule}")
-        state, notes = backbone.pretrained_state()
-    elif config.init == "source":
-        origin = f"source {config.data.source and config.data.source['name']}"
-    return load_backbone(backbone, state, origin, config.allow_partial, notes)
-
-
-def checkpoint_path(config: Config) -> Path:
-    """Returns the file that `init` means: a path, the best checkpoint of an MLflow run, or what an MLflow URI names.
-
-    Raises:
-        UsageError: where it is none of them.
-    """
-    if (path := Path(config.init)).is_file():
-        return path
-    tracked = config.tracking.backend == "mlflow"
-    found = None
-    if re.match("(runs|models|mlflow-artifacts):/", config.init):
-        if not tracked:
-            raise UsageError(f"init={config.init}: only tracking=mlflow knows where that is; or give a file")
-        found = tracking.checkpoint_at(config.init, config)
-    elif re.fullmatch("[0-9a-f]{32}", config.init) and tracked:
-        found = tracking.checkpoint_of(config.init, config)
-    if found is None:
-        rule = "neither source, random, pretrained nor an existing file, a known MLflow run's id or an MLflow URI"
-        raise UsageError(f"init={config.init}: {rule}")
-    return found
 
 
 def build_model(config: Config, backbone: Backbone, domains: dict[str, Domain]) -> TransferModel:
@@ -276,6 +227,7 @@ def build_task(
         config.objective.form,
         config.seed,
         card,
+        Mix(config.objective.mixup, config.objective.cutmix) if config.objective.mixes else None,
     )
     schedule(0, 100)
     try:

@@ -79,8 +79,11 @@ def check_parts(config: Config, data: TransferData, processes: int) -> None:
     """Makes sure that every process has a part of every batch and of every split.
 
     Raises:
-        UsageError: where one would have nothing to do.
+        UsageError: where one would have nothing to do, or pictures should be mixed that are none.
     """
+    if config.objective.mixes and data.spec.kind != "images":
+        both = f"objective.mixup={config.objective.mixup:g} objective.cutmix={config.objective.cutmix:g}"
+        raise UsageError(f"{both}: mix pictures, but the data are {data.spec.kind}; use 0")
     for role, domain in data.domains.items():
         sizes = domain.sizes()
         smallest = sizes["train"] // data.steps if role == "target" else config.batch_size

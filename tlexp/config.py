@@ -17,6 +17,8 @@ from tlexp.errors import UsageError
 OmegaConf.register_new_resolver("basename", lambda path: Path(path).stem if path else "none", replace=True)
 
 INITS = ("source", "random", "pretrained")
+# What does not change a result: where things lie, how fast they come, and a recipe that other keys are made of.
+WHEREABOUTS = ("tracking", "store", "recipe", "cache", "cache_gb", "workers")
 
 
 def _require(holds: bool, key: str, value: object, rule: str) -> None:
@@ -55,9 +57,11 @@ class DataConfig:
     draw: int = 0  # which labels the budget buys
     val: str = "in_budget"  # in_budget: a fifth of the budget; large: all the rest allows, optimistic
     test_fraction: float = 0.4
+    sampling: str = "shuffled"  # shuffled: each example once an epoch; balanced: each class equally often
 
     def __post_init__(self) -> None:
         _one_of("data.val", self.val, ("in_budget", "large"))
+        _one_of("data.sampling", self.sampling, ("shuffled", "balanced"))
         ok = 0 < self.test_fraction < 1
         _require(ok, "data.test_fraction", self.test_fraction, "must lie between 0 and 1")
         ok = self.shots is None or self.shots >= (2 if self.val == "in_budget" else 1)
@@ -77,6 +81,8 @@ class ObjectiveConfig:
     form: str = "sum"
     label_smoothing: float = 0.0
     class_weights: str = "none"
+    mixup: float = 0.0
+    cutmix: float = 0.0
     allow_inert_alpha: bool = False
 
     def __post_init__(self) -> None:
@@ -84,6 +90,14 @@ class ObjectiveConfig:
         _one_of("objective.class_weights", self.class_weights, ("none", "balanced"))
         ok = 0 <= self.label_smoothing < 1
         _require(ok, "objective.label_smoothing", self.label_smoothing, "must lie in [0, 1)")
+        for key, value in (("mixup", self.mixup), ("cutmix", self.cutmix)):
+            ok = math.isfinite(value) and value >= 0
+            _require(ok, f"objective.{key}", value, "must be finite and >= 0: both parameters of a beta distribution")
+
+    @property
+    def mixes(self) -> bool:
+        """Whether training pictures are mixed with each other."""
+        return self.mixup > 0 or self.cutmix > 0
 
 
 @dataclass
@@ -97,6 +111,7 @@ class PretrainConfig:
     seed: int = 0
     optimizer: dict[str, Any] = MISSING
     schedule: dict[str, Any] = MISSING
+    augment: dict[str, Any] = MISSING
 
     def __post_init__(self) -> None:
         rule = "the source's own run starts from random, pretrained or a path"
@@ -132,6 +147,7 @@ class Config:
     objective: ObjectiveConfig = MISSING
     optimizer: dict[str, Any] = MISSING
     schedule: dict[str, Any] = MISSING
+    augment: dict[str, Any] = MISSING
     pretrain: PretrainConfig = MISSING
     trainer: dict[str, Any] = MISSING
     tracking: TrackingConfig = MISSING
@@ -150,6 +166,9 @@ class Config:
     patience: int | None = None
     allow_partial: bool = False
     store: str = MISSING
+    cache: str = MISSING
+    cache_gb: float = 20.0
+    workers: int | None = None
 
     def __post_init__(self) -> None:
         _require(self.alpha >= 0, "alpha", self.alpha, "must be finite and >= 0, or inf for the source alone")
@@ -158,6 +177,10 @@ class Config:
         _require(0 <= self.head_dropout < 1, "head_dropout", self.head_dropout, "must lie in [0, 1)")
         _one_of("norm", self.norm, ("per_domain", "shared"))
         _positive(epochs=self.epochs, lr=self.lr, batch_size=self.batch_size, patience=self.patience)
+        ok = math.isfinite(self.cache_gb) and self.cache_gb >= 0
+        _require(ok, "cache_gb", self.cache_gb, "must be finite and >= 0; 0 keeps no pictures")
+        ok = self.workers is None or self.workers >= 0
+        _require(ok, "workers", self.workers, "must be >= 0, or null for what the machine can spare")
         if self.data.source is None:
             _require(self.alpha == 0, "alpha", self.alpha, f"data={self.data.name} has no source; use alpha=0")
             rule = f"data={self.data.name} has no source; use init=random, init=pretrained or a path"
@@ -184,7 +207,7 @@ class Config:
     @property
     def hash(self) -> str:
         """A key of everything that may change the result: 12 hexadecimal digits."""
-        return content_key(self.without("tracking", "store", "recipe"))
+        return content_key(self.without(*WHEREABOUTS))
 
     def source_task(self) -> "Config":
         """Returns the run that `init=source` starts from: the source as target, everything trained from scratch."""
@@ -199,6 +222,7 @@ class Config:
             objective=ObjectiveConfig(),
             optimizer=pretrain.optimizer,
             schedule=pretrain.schedule,
+            augment=pretrain.augment,
             trainer={**self.trainer, "max_epochs": pretrain.epochs},
             alpha=0.0,
             init=pretrain.init,
@@ -235,7 +259,7 @@ def load(cfg: DictConfig, root: Path) -> Config:
     plain = OmegaConf.to_container(cfg, resolve=True)
     config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), plain))
     assert isinstance(config, Config)
-    config.store = str(root / config.store)
+    config.store, config.cache = str(root / config.store), str(root / config.cache)
     for holder in (config, config.pretrain):
         if holder.init not in INITS and (root / holder.init).exists():
             holder.init = str(root / holder.init)

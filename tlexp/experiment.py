@@ -20,11 +20,12 @@ from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
 from pytorch_lightning.strategies import DDPStrategy
 
 from tlexp import launch, pictures, report, tracking
-from tlexp.assemble import Parts, assemble, build, source_folder
+from tlexp.assemble import Parts, assemble, build
 from tlexp.checks import OWN
 from tlexp.config import Config
 from tlexp.errors import UsageError
 from tlexp.model import TransferModel
+from tlexp.start import source_folder
 
 
 def run(config: Config, folder: Path) -> float:
@@ -70,7 +71,7 @@ def ensure_source(config: Config) -> None:
     if (folder / "metrics.json").exists():
         return
     # A mistake in the run that asks should be said before minutes are spent on what it starts from.
-    assemble(replace(config, init=config.pretrain.init))
+    assemble(replace(config, init=config.pretrain.init)).data.read()
     with FileLock(folder.with_name(f"{folder.name}.lock")):
         if not (folder / "metrics.json").exists():
             report.console.print(f"init=source: training the backbone on {config.source_task().data.target['name']}")
@@ -195,7 +196,13 @@ def collect(
         "config_hash": config.hash,
         "split_hashes": {role: domain.split.hash for role, domain in domains.items()},
         "data": {
-            role: {"name": domain.samples.name, "classes": list(domain.samples.classes), **domain.sizes()}
+            role: {
+                "name": domain.samples.name,
+                "classes": list(domain.samples.classes),
+                **domain.sizes(),
+                "skipped": [list(skipped) for skipped in domain.samples.skipped],
+                "notices": domain.notices(),
+            }
             for role, domain in domains.items()
         },
         "weights": str(parts.loaded),

@@ -60,6 +60,35 @@ class CrossEntropy(torch.nn.Module):
         self.register_buffer("weights", weights, persistent=False)
 
     def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Returns losses (batch,) for logits (batch, classes) and labels (batch,)."""
+        """Returns losses (batch,) for logits (batch, classes) and labels (batch,), or shares of them (batch, classes).
+
+        With shares it is the sum of each label's loss by its share: what is mixed is the loss, weights included.
+        """
+        if labels.ndim == 2:
+            logs = F.log_softmax(logits, 1)
+            each = -(1 - self.label_smoothing) * logs - self.label_smoothing * logs.mean(1, keepdim=True)
+            return (labels * each if self.weights is None else labels * each * self.weights).sum(1)
         losses = F.cross_entropy(logits, labels, reduction="none", label_smoothing=self.label_smoothing)
         return losses if self.weights is None else losses * self.weights[labels]
+
+
+class Mix:
+    """Pictures and labels mixed within a batch: mixup (Zhang et al. 2018) and CutMix (Yun et al. 2019).
+
+    Args:
+        mixup: both parameters of the beta distribution that shares are drawn from; 0 for no mixup.
+        cutmix: the same for the area of the patch; 0 for no CutMix. With both, each batch draws one of them.
+    """
+
+    def __init__(self, mixup: float = 0.0, cutmix: float = 0.0) -> None:
+        self.mixup, self.cutmix = mixup, cutmix
+
+    def __call__(self, inputs: Tensor, labels: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
+        """Returns inputs like (batch, channels, height, width) and shares of the labels (batch, num_classes)."""
+        from torchvision.transforms import v2
+
+        choices = [v2.MixUp(alpha=self.mixup, num_classes=num_classes)] if self.mixup else []
+        choices += [v2.CutMix(alpha=self.cutmix, num_classes=num_classes)] if self.cutmix else []
+        chosen = choices[int(torch.randint(len(choices), ()))] if len(choices) > 1 else choices[0]
+        mixed, shares = chosen(inputs, labels)
+        return mixed, shares

@@ -49,7 +49,7 @@ class StartReport(pl.Callback):
 def start_facts(config: Config, parts: "Parts", trainer: pl.Trainer) -> dict[str, object]:
     """Returns what a reader should know before the first step, in order."""
     spec, data = parts.data.spec, parts.data
-    notices = list(parts.notices)
+    notices = [*parts.notices, *data.notices()]
     if config.data.val == "large":
         notices.append("data.val=large validates on labels outside the budget: an optimistic choice of checkpoint")
     seen = {"target": data.domains["target"].sizes()["train"], "source": data.steps * data.batch_size}
@@ -61,6 +61,7 @@ def start_facts(config: Config, parts: "Parts", trainer: pl.Trainer) -> dict[str
         "backbone": config.backbone["name"],
         "input": spec,
         "weights": parts.loaded,
+        "training pictures": _varied(config),
         "heads": ", ".join(f"{role}: {count} classes" for role, count in parts.task.model.classes.items()),
         "batch": f"at most {config.batch_size} of each of {', '.join(data.train_on)}, {trainer.world_size} process(es)",
         "steps": f"{steps} in {trainer.max_epochs} epochs of {batches} batches, {images}",
@@ -68,7 +69,17 @@ def start_facts(config: Config, parts: "Parts", trainer: pl.Trainer) -> dict[str
         "chooses": f"{config.monitor} keeps the checkpoint",
         "seeds": f"seed {config.seed}, split_seed {config.split_seed}, config {config.hash}",
     }
-    return facts | ({"note": "; ".join(notices)} if notices else {})
+    facts = {key: value for key, value in facts.items() if value}
+    return facts | ({"note": "\n".join(notices)} if notices else {})
+
+
+def _varied(config: Config) -> str:
+    """Returns what chance does to training pictures; empty for nothing."""
+    parts = [f"augment {config.augment['name']}"] if config.augment["name"] != "none" else []
+    mixes = {"mixup": config.objective.mixup, "cutmix": config.objective.cutmix}
+    parts += [f"{name} {value:g}" for name, value in mixes.items() if value]
+    parts += ["every class equally often"] if config.data.sampling == "balanced" else []
+    return ", ".join(parts)
 
 
 def _facts(title: str, facts: dict[str, object]) -> Table:

@@ -13,7 +13,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from tlexp.data.batches import Batch
 from tlexp.metrics import Evaluation
 from tlexp.model import TransferModel
-from tlexp.objective import joint_objective
+from tlexp.objective import Mix, joint_objective
 from tlexp.strategies.base import Strategy
 from tlexp.streams import derive, forked
 
@@ -34,6 +34,7 @@ class TransferTask(pl.LightningModule):
         form: `sum` or `convex`.
         seed: of the named streams for dropout.
         card: plain values that let a checkpoint be understood without its configuration.
+        mix: what mixes training pictures and labels of a role with each other, if anything.
     """
 
     def __init__(
@@ -50,8 +51,10 @@ class TransferTask(pl.LightningModule):
         form: str = "sum",
         seed: int = 0,
         card: dict[str, Any] | None = None,
+        mix: Mix | None = None,
     ) -> None:
         super().__init__()
+        self.mix, self.classes = mix, classes
         self.model, self.strategy = model, strategy
         self.criteria = nn.ModuleDict(criteria)
         self.make_optimizer, self.schedule, self.lr, self.epochs = optimizer, schedule, lr, epochs
@@ -76,17 +79,22 @@ class TransferTask(pl.LightningModule):
         """Returns the objective, shape (); a role whose loss has no weight is not in the batch."""
         losses = {}
         if "target" in batch:
-            losses["target"] = self._loss("target", batch["target"])
+            losses["target"] = self._loss("target", batch["target"], batch_idx)
         if "source" in batch:
             # The source draws its dropout from a stream of its own: the target's chance is that of alpha = 0.
             with forked(self.seed, "dropout/source", self.current_epoch, batch_idx, self.global_rank):
-                losses["source"] = self._loss("source", batch["source"])
+                losses["source"] = self._loss("source", batch["source"], batch_idx)
         return joint_objective(losses, self.alpha, self.form)
 
-    def _loss(self, role: str, batch: Batch) -> Tensor:
-        logits = self.model(batch.inputs, role)
-        loss: Tensor = self.criteria[role](logits, batch.labels).mean()
-        self._count(role, loss, logits, batch.labels)
+    def _loss(self, role: str, batch: Batch, batch_idx: int) -> Tensor:
+        inputs, labels = batch.inputs, batch.labels
+        if self.mix is not None:
+            assert isinstance(inputs, Tensor)
+            with forked(self.seed, "mix", role, self.current_epoch, batch_idx, self.global_rank):
+                inputs, labels = self.mix(inputs, labels, self.classes[role])
+        logits = self.model(inputs, role)
+        loss: Tensor = self.criteria[role](logits, labels).mean()
+        self._count(role, loss, logits, labels if labels.ndim == 1 else labels.argmax(1))
         return loss if batch.share == 1.0 else loss * batch.share
 
     @torch.no_grad()

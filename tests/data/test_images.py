@@ -10,8 +10,12 @@ from timm.data import create_transform, resolve_model_data_config
 
 from tlexp.backbones.base import InputSpec
 from tlexp.backbones.timm import TimmBackbone
-from tlexp.data.images import ImageFiles, PixelArray, opened
+from tlexp.data.images import ImageFiles, PixelArray, channelled
 from tlexp.errors import UsageError
+
+
+def opened(path, channels):
+    return channelled(ImageFiles((path,)).opened(0), channels)
 
 
 def everything(table):
@@ -82,7 +86,7 @@ def test_channels_that_do_not_fit_are_named():
         PixelArray(np.zeros((1, 4, 4, 2), np.uint8)).prepared(InputSpec(3, 4, (0.5,) * 3, (0.5,) * 3))
     five = everything(PixelArray(np.full((1, 4, 4, 5), 51, np.uint8)).prepared(InputSpec(5, 4, (0.1,) * 5, (0.1,) * 5)))
     assert torch.allclose(five, torch.ones(1, 5, 4, 4))
-    with pytest.raises(UsageError, match="image files have 1, 3 or 4 channels, the backbone takes 5"):
+    with pytest.raises(UsageError, match=r"backbone.in_chans=5: pictures have 1, 3 or 4 channels"):
         ImageFiles((Path("x.png"),)).prepared(InputSpec(5, 4, (0.1,) * 5, (0.1,) * 5))
 
 

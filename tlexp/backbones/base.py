@@ -82,6 +82,14 @@ class TextSpec:
         mask = [[1] * len(row) + [0] * (width - len(row)) for row in ids]
         return {"input_ids": torch.tensor(rows), "attention_mask": torch.tensor(mask)}
 
+    def fingerprint(self) -> str:
+        """Returns what changes where the same text would give other tokens."""
+        tokenizer = self.tokenizer
+        fast = getattr(tokenizer, "backend_tokenizer", None)
+        # A tokenizer in Python has its rules in its class.
+        rules = fast.to_str() if fast is not None else f"{type(tokenizer)} {sorted(tokenizer.get_vocab().items())}"
+        return f"{self.max_length} {rules}"
+
     def example(self, n: int) -> dict[str, Tensor]:
         """Returns `n` inputs of the right form."""
         return self.padded(self.tokens(["example"] * n)[0])

@@ -24,10 +24,12 @@ class Pick(NamedTuple):
         indices: the examples, shape (local batch,).
         share: what makes the average over processes of `share * mean loss` the mean over the whole batch, also
             where the parts differ in size; 1 for a single process.
+        times: how often each example came before, shape (local batch,): its augmentation depends on nothing else.
     """
 
     indices: Indices
     share: float
+    times: Indices
 
 
 class Batch(NamedTuple):
@@ -39,7 +41,7 @@ class Batch(NamedTuple):
 
 
 class ArrayDataset(Dataset[Batch]):
-    """Examples that are in memory already: what gives inputs by their indices, and labels (n,)."""
+    """Examples as the backbone takes them: what gives inputs by their indices, and labels (n,)."""
 
     def __init__(self, inputs: Any, labels: Tensor) -> None:
         self.inputs = inputs
@@ -52,20 +54,51 @@ class ArrayDataset(Dataset[Batch]):
         return Batch(self.inputs[pick.indices], self.labels[pick.indices], pick.share)
 
 
-def _part(batch: Indices, rank: int, world: int) -> Pick:
+def _part(batch: Indices, times: Indices, rank: int, world: int) -> Pick:
     local = batch[rank::world]
-    return Pick(local, len(local) * world / len(batch))
+    return Pick(local, len(local) * world / len(batch), times[rank::world])
+
+
+def ordered(n: int, balance: Indices | None, seed: int, name: str, number: int) -> tuple[Indices, Indices]:
+    """Returns the order of the examples in pass `number` over the data, and how often each came before.
+
+    Args:
+        n: how many examples a pass has.
+        balance: the labels of all examples, shape (n,): every class comes equally often, up to one example. Each class
+            has a stream of its own without end, reshuffled at each wrap, so that a rare class is repeated and of a
+            frequent one other examples come in each pass; None for every example once.
+        seed: of the named stream.
+        name: of the stream.
+        number: which pass.
+    """
+    if balance is None:
+        return permutation(n, seed, name, number), np.full(n, number)
+    classes = np.unique(balance)
+    quota = math.ceil(n / len(classes))
+    chosen, times = [], []
+    for label in classes:
+        members = np.flatnonzero(balance == label)
+        places = np.arange(number * quota, (number + 1) * quota)
+        wraps = places // len(members)
+        orders = {wrap: permutation(len(members), seed, name, label, wrap) for wrap in np.unique(wraps)}
+        chosen.append(members[[orders[wrap][place % len(members)] for wrap, place in zip(wraps, places, strict=True)]])
+        times.append(wraps)
+    mixed = permutation(quota * len(classes), seed, name, "mixed", number)[:n]
+    return np.concatenate(chosen)[mixed], np.concatenate(times)[mixed]
 
 
 class ShuffledBatches(Sampler[Pick]):
-    """The target's training batches: each example once an epoch, in batches of at most `batch_size`.
+    """The target's training batches: as many examples as there are in each epoch, in batches of at most `batch_size`.
 
     The batches of an epoch are as equal as they can be, so that no small last one is drawn (17 examples in
-    batches of 8 are 6 + 6 + 5), and each step weighs about as much as any other.
+    batches of 8 are 6 + 6 + 5), and each step weighs about as much as any other. Each example comes once, unless
+    `balance` holds the labels: see `ordered`.
     """
 
-    def __init__(self, n: int, batch_size: int, seed: int, rank: int = 0, world: int = 1) -> None:
-        self.n, self.batch_size, self.seed = n, batch_size, seed
+    def __init__(
+        self, n: int, batch_size: int, seed: int, rank: int = 0, world: int = 1, balance: Indices | None = None
+    ) -> None:
+        self.n, self.batch_size, self.seed, self.balance = n, batch_size, seed, balance
         self.rank, self.world, self.epoch = rank, world, 0
 
     def __len__(self) -> int:
@@ -76,9 +109,9 @@ class ShuffledBatches(Sampler[Pick]):
         self.epoch = epoch
 
     def __iter__(self) -> Iterator[Pick]:
-        order = permutation(self.n, self.seed, "batches/target", self.epoch)
-        for batch in np.array_split(order, len(self)):
-            yield _part(batch, self.rank, self.world)
+        order, times = ordered(self.n, self.balance, self.seed, "batches/target", self.epoch)
+        for batch, before in zip(np.array_split(order, len(self)), np.array_split(times, len(self)), strict=True):
+            yield _part(batch, before, self.rank, self.world)
 
 
 class CycledBatches(Sampler[Pick]):
@@ -87,8 +120,17 @@ class CycledBatches(Sampler[Pick]):
     The stream is the data over and over, reshuffled at each wrap; epoch e continues where e - 1 stopped.
     """
 
-    def __init__(self, n: int, batch_size: int, steps: int, seed: int, rank: int = 0, world: int = 1) -> None:
-        self.n, self.batch_size, self.steps, self.seed = n, batch_size, steps, seed
+    def __init__(
+        self,
+        n: int,
+        batch_size: int,
+        steps: int,
+        seed: int,
+        rank: int = 0,
+        world: int = 1,
+        balance: Indices | None = None,
+    ) -> None:
+        self.n, self.batch_size, self.steps, self.seed, self.balance = n, batch_size, steps, seed, balance
         self.rank, self.world, self.epoch = rank, world, 0
 
     def __len__(self) -> int:
@@ -102,10 +144,13 @@ class CycledBatches(Sampler[Pick]):
         start = self.epoch * self.steps * self.batch_size
         stop = start + self.steps * self.batch_size
         wraps = range(start // self.n, math.ceil(stop / self.n))
-        stream = np.concatenate([permutation(self.n, self.seed, "batches/source", wrap) for wrap in wraps])
-        stream = stream[start - wraps[0] * self.n :][: stop - start]
-        for batch in stream.reshape(self.steps, self.batch_size):
-            yield _part(batch, self.rank, self.world)
+        passes = [ordered(self.n, self.balance, self.seed, "batches/source", wrap) for wrap in wraps]
+        order, times = (
+            np.concatenate(column)[start - wraps[0] * self.n :][: stop - start].reshape(self.steps, self.batch_size)
+            for column in zip(*passes, strict=True)
+        )
+        for batch, before in zip(order, times, strict=True):
+            yield _part(batch, before, self.rank, self.world)
 
 
 class OrderedBatches(Sampler[Pick]):
@@ -120,4 +165,5 @@ class OrderedBatches(Sampler[Pick]):
 
     def __iter__(self) -> Iterator[Pick]:
         for start in range(0, len(self.mine), self.batch_size):
-            yield Pick(self.mine[start : start + self.batch_size], 1.0)
+            indices = self.mine[start : start + self.batch_size]
+            yield Pick(indices, 1.0, np.zeros_like(indices))

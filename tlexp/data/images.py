@@ -1,37 +1,79 @@
-"""Pictures, in memory or in files, and what a backbone takes of them."""
+"""Where pictures come from, and what a backbone takes of one."""
 
-from collections.abc import Iterator
+import io
+import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from math import floor
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
-from torch import Tensor
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from tlexp.backbones.base import InputSpec
+from tlexp.cache import Cache, digest
 from tlexp.data.samples import Indices
+from tlexp.data.tables import InMemory, Table, tabled
 from tlexp.errors import UsageError
 
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 
+# What a folder may hold: formats of pictures that Pillow reads by itself, without films, plots and documents.
+ENDINGS = [
+    ".jpg",
+    ".jpeg",
+    ".jpe",
+    ".jfif",
+    ".png",
+    ".apng",
+    ".bmp",
+    ".dib",
+    ".gif",
+    ".tif",
+    ".tiff",
+    ".webp",
+    ".avif",
+    ".avifs",
+    ".jp2",
+    ".j2k",
+    ".jpx",
+    ".ppm",
+    ".pgm",
+    ".pbm",
+    ".pnm",
+    ".tga",
+    ".ico",
+    ".pcx",
+    ".sgi",
+    ".dds",
+    ".qoi",
+]
 
-class ImageTable:
-    """Images as uint8 (n, channels, size, size), normalised when they are taken."""
 
-    def __init__(self, pixels: Tensor, spec: InputSpec) -> None:
-        self.pixels = pixels
-        self.mean, self.std = (torch.tensor(values).view(-1, 1, 1) for values in (spec.mean, spec.std))
+class Pictures(Protocol):
+    """A source of pictures: files, columns of a table, arrays."""
+
+    kind: ClassVar[str]
+
+    @property
+    def root(self) -> str:
+        """What all of them lie in, for the cache to keep them together."""
 
     def __len__(self) -> int:
-        return len(self.pixels)
+        """Returns the number of pictures."""
 
-    def __getitem__(self, indices: Indices) -> Tensor:
-        return (self.pixels[indices].float() / 255 - self.mean) / self.std
+    def names(self) -> list[str]:
+        """Returns a name for each that changes where its content does."""
+
+    def opened(self, index: int) -> Image.Image:
+        """Returns one as it is stored.
+
+        Raises:
+            UsageError: for one that cannot be read, by its name.
+        """
 
 
 @dataclass(frozen=True)
@@ -41,6 +83,7 @@ class PixelArray:
     pixels: NDArray[np.uint8]
 
     kind: ClassVar[str] = "images"
+    root: ClassVar[str] = "arrays"
 
     def __len__(self) -> int:
         return len(self.pixels)
@@ -49,21 +92,28 @@ class PixelArray:
         """Returns some of them."""
         return PixelArray(self.pixels[indices])
 
-    def prepared(self, spec: InputSpec) -> ImageTable:
+    def names(self) -> list[str]:
+        """Returns a digest of each."""
+        return [digest(image.tobytes()) + str(image.shape) for image in self.pixels]
+
+    def opened(self, index: int) -> Image.Image:
+        """Returns one as a picture."""
+        image = self.pixels[index]
+        return Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
+
+    def prepared(self, spec: InputSpec, cache: Cache | None = None, whole: bool = False) -> Table:
         """Brings them to the size and the channels that the backbone takes.
 
         Raises:
             UsageError: where the channels do not fit.
         """
-        pixels, (height, width, channels) = self.pixels, self.pixels.shape[1:]
+        height, width, channels = self.pixels.shape[1:]
         if channels not in (1, spec.channels) and not {channels, spec.channels} <= MODES.keys():
             rule = f"the backbone takes {spec.channels}; choose another one or backbone.in_chans={channels}"
             raise UsageError(f"images of {channels} channels: {rule}")
         if height == width == spec.size == (spec.resize or spec.size) and channels in (1, spec.channels):
-            stored = torch.from_numpy(np.repeat(pixels, spec.channels // channels, axis=3))
-            return ImageTable(stored.permute(0, 3, 1, 2).contiguous(), spec)
-        pictures = (Image.fromarray(image[..., 0] if channels == 1 else image) for image in pixels)
-        return _table((fitted(picture, spec) for picture in pictures), len(pixels), spec)
+            return InMemory(np.repeat(self.pixels, spec.channels // channels, axis=3), spec)
+        return prepared(self, spec, cache, whole)
 
 
 @dataclass(frozen=True)
@@ -71,6 +121,7 @@ class ImageFiles:
     """Images on disk, read when they are needed."""
 
     paths: tuple[Path, ...]
+    root: str = ""
 
     kind: ClassVar[str] = "images"
 
@@ -79,41 +130,116 @@ class ImageFiles:
 
     def take(self, indices: Indices) -> "ImageFiles":
         """Returns some of them."""
-        return ImageFiles(tuple(self.paths[index] for index in indices))
+        return ImageFiles(tuple(self.paths[index] for index in indices), self.root)
 
-    def prepared(self, spec: InputSpec) -> ImageTable:
+    def names(self) -> list[str]:
+        """Returns the path, the size and the times of each: no file can change without one of them."""
+        return [_named(path) for path in self.paths]
+
+    def opened(self, index: int) -> Image.Image:
+        """Reads one, upright."""
+        return _opened(self.paths[index], str(self.paths[index]))
+
+    def prepared(self, spec: InputSpec, cache: Cache | None = None, whole: bool = False) -> Table:
         """Reads, turns, resizes and crops each of them once.
 
         Raises:
             UsageError: for a file that is not a readable image, by its path.
         """
-        return _table((fitted(opened(path, spec.channels), spec) for path in self.paths), len(self), spec)
+        return prepared(self, spec, cache, whole)
 
 
-def opened(path: Path, channels: int) -> Image.Image:
-    """Reads an image as its camera meant it, upright and with `channels` channels.
+@dataclass(frozen=True)
+class EncodedImages:
+    """Images as the content of files, such as a column of a table holds.
+
+    Attributes:
+        column: maps a row to the bytes of its image file.
+        rows: which rows these are.
+        root: what the column is called in messages.
+    """
+
+    column: Callable[[int], bytes]
+    rows: Indices
+    root: str
+
+    kind: ClassVar[str] = "images"
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def take(self, indices: Indices) -> "EncodedImages":
+        """Returns some of them."""
+        return EncodedImages(self.column, self.rows[indices], self.root)
+
+    def names(self) -> list[str]:
+        """Returns a digest of each."""
+        return [digest(self.column(int(row))) for row in self.rows]
+
+    def opened(self, index: int) -> Image.Image:
+        """Reads one, upright."""
+        row = int(self.rows[index])
+        return _opened(io.BytesIO(self.column(row)), f"{self.root}: row {row + 1}")
+
+    def prepared(self, spec: InputSpec, cache: Cache | None = None, whole: bool = False) -> Table:
+        """Reads, turns, resizes and crops each of them once.
+
+        Raises:
+            UsageError: for a row that is not a readable image.
+        """
+        return prepared(self, spec, cache, whole)
+
+
+def _named(path: Path) -> str:
+    try:
+        stat = path.stat()
+    except OSError:
+        return f"{path}?"  # said when it is opened
+    return f"{path}?{stat.st_size}.{stat.st_mtime_ns}.{stat.st_ctime_ns}"
+
+
+def _opened(file: Any, where: str) -> Image.Image:
+    """Reads an image as its camera meant it, upright, with at most eight bits a channel.
 
     Raises:
-        UsageError: for a file that is not a readable image or channels that no picture has.
+        UsageError: for what is not a readable image.
     """
-    if channels not in MODES:
-        rule = f"image files have 1, 3 or 4 channels, the backbone takes {channels}"
-        raise UsageError(f"{path.name}: {rule}; use another backbone.in_chans")
     try:
-        with Image.open(path) as picture:
-            return _eight_bit(ImageOps.exif_transpose(picture), path).convert(MODES[channels])
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise UsageError(f"{path}: not a readable image ({error}); mend or remove it") from error
+        with warnings.catch_warnings():
+            # Large pictures are welcome; beyond twice Pillow's bound it refuses them by itself.
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(file) as picture:
+                return _eight_bit(ImageOps.exif_transpose(picture), where)
+    except UsageError:
+        raise
+    except Exception as error:  # Pillow's plugins raise whatever a torn header leads them to
+        reason = f"{error or type(error).__name__}".replace("\n", " ")
+        reason = "unknown format" if isinstance(error, UnidentifiedImageError) else reason
+        raise UsageError(f"{where}: not a readable image ({reason}); mend or remove it, or on_bad=skip") from error
 
 
-def _eight_bit(picture: Image.Image, path: Path) -> Image.Image:
-    """Keeps the upper eight of sixteen bits, where Pillow alone would turn nearly all of them white."""
+def _eight_bit(picture: Image.Image, where: str) -> Image.Image:
+    """Keeps the upper eight of sixteen grey bits, as Pillow does for colours; its own conversion clips them at 255."""
     if picture.mode not in ("I", "F") and not picture.mode.startswith("I;16"):
+        if picture.mode in ("P", "PA") or "transparency" in picture.info:
+            return picture.convert("RGBA")  # the same colours without Pillow's warning
+        picture.load()
         return picture
     values = np.asarray(picture)
     if picture.mode == "F" or values.min() < 0 or values.max() > 65535:
-        raise UsageError(f"{path}: holds values of mode {picture.mode} beyond 16 bits; convert it to 8 bits a channel")
+        raise UsageError(f"{where}: holds values of mode {picture.mode} beyond 16 bits; convert it to 8 bits a channel")
     return Image.fromarray((values >> 8).astype(np.uint8))
+
+
+def channelled(picture: Image.Image, channels: int) -> Image.Image:
+    """Returns a picture with `channels` channels.
+
+    Raises:
+        UsageError: for channels that no picture has.
+    """
+    if channels not in MODES:
+        raise UsageError(f"backbone.in_chans={channels}: pictures have 1, 3 or 4 channels; use another one")
+    return picture.convert(MODES[channels])
 
 
 def fitted(picture: Image.Image, spec: InputSpec) -> NDArray[np.uint8]:
@@ -122,31 +248,53 @@ def fitted(picture: Image.Image, spec: InputSpec) -> NDArray[np.uint8]:
     Raises:
         UsageError: for channels that a picture cannot have or an interpolation that is not known.
     """
-    from torchvision.transforms import InterpolationMode
-    from torchvision.transforms.functional import center_crop, resize
+    from torchvision.transforms.functional import center_crop
 
-    if spec.channels not in MODES:
-        raise UsageError(f"backbone.in_chans={spec.channels}: pictures have 1, 3 or 4 channels")
+    return _array(center_crop(_resized(channelled(picture, spec.channels), spec), [spec.size, spec.size]))
+
+
+def shrunk(picture: Image.Image, spec: InputSpec) -> NDArray[np.uint8]:
+    """Resizes a picture as the backbone's own evaluation does and keeps its margins, for crops at random.
+
+    Returns:
+        uint8 (height, width, channels), at least `spec.size` both ways.
+    """
+    return _array(_resized(channelled(picture, spec.channels), spec))
+
+
+def _resized(picture: Image.Image, spec: InputSpec) -> Image.Image:
+    from torchvision.transforms import InterpolationMode
+    from torchvision.transforms.functional import resize
+
     known = {mode.value: mode for mode in InterpolationMode}
     if spec.interpolation not in known:
         raise UsageError(f"interpolation={spec.interpolation}: choose one of {', '.join(known)}")
-    picture, side = picture.convert(MODES[spec.channels]), spec.resize or spec.size
+    side = spec.resize or spec.size
     scaled = partial(resize, interpolation=known[spec.interpolation], antialias=True)
-    if spec.crop == "squash":
-        picture = scaled(picture, [side, side])
-    elif spec.crop == "border":
+    if spec.crop == "border":
         longer = max(picture.size)
         picture = scaled(picture, [max(1, floor(side * edge / longer)) for edge in reversed(picture.size)])
         filling = tuple(round(255 * value) for value in spec.mean)
-        picture = ImageOps.pad(picture, (side, side), color=filling if spec.channels > 1 else filling[0])
-    else:
-        picture = scaled(picture, [side])
-    pixels = np.asarray(center_crop(picture, [spec.size, spec.size]))
-    return pixels[..., None] if spec.channels == 1 else pixels
+        return ImageOps.pad(picture, (side, side), color=filling if spec.channels > 1 else filling[0])
+    resized: Image.Image = scaled(picture, [side, side] if spec.crop == "squash" else [side])
+    return resized
 
 
-def _table(images: Iterator[NDArray[np.uint8]], n: int, spec: InputSpec) -> ImageTable:
-    pixels = torch.empty(n, spec.channels, spec.size, spec.size, dtype=torch.uint8)
-    for place, image in enumerate(images):
-        pixels[place] = torch.from_numpy(image.copy()).permute(2, 0, 1)
-    return ImageTable(pixels, spec)
+def _array(picture: Image.Image) -> NDArray[np.uint8]:
+    pixels = np.asarray(picture)
+    return pixels[..., None] if pixels.ndim == 2 else pixels
+
+
+def prepared(pictures: Pictures, spec: InputSpec, cache: Cache | None, whole: bool) -> Table:
+    """Returns pictures as a backbone takes them, or `whole`, resized only.
+
+    Raises:
+        UsageError: for a picture that cannot be read, by its name.
+    """
+    view = shrunk if whole else fitted
+    channelled(Image.new("L", (1, 1)), spec.channels)
+
+    def decode(index: int) -> NDArray[np.uint8]:
+        return view(pictures.opened(index), spec)
+
+    return tabled(pictures, decode, spec, cache, whole)

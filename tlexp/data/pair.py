@@ -12,8 +12,10 @@ from rich.progress import track
 from torch.utils.data import DataLoader
 
 from tlexp.backbones.base import InputSpec, TextSpec
+from tlexp.cache import Cache, cores
+from tlexp.data.augment import Augment, AugmentedDataset
 from tlexp.data.batches import ArrayDataset, Batch, CycledBatches, OrderedBatches, Pick, ShuffledBatches
-from tlexp.data.samples import Indices, Samples
+from tlexp.data.samples import PARTS, Indices, Samples
 from tlexp.data.splits import Split
 from tlexp.errors import UsageError
 from tlexp.model import Features
@@ -30,19 +32,53 @@ class Domain:
 
     def sizes(self) -> dict[str, int]:
         """Returns the number of examples by split."""
-        return {part: len(getattr(self.split, part)) for part in ("train", "val", "test")}
+        return {part: len(getattr(self.split, part)) for part in PARTS}
 
     def labels(self, part: str) -> torch.Tensor:
         """Returns the labels of a split, shape (n,)."""
         return torch.from_numpy(self.samples.labels[getattr(self.split, part)])
 
-    def dataset(self, part: str, spec: InputSpec | TextSpec) -> ArrayDataset:
-        """Returns a split as the backbone's inputs."""
-        return ArrayDataset(self.samples.inputs.take(getattr(self.split, part)).prepared(spec), self.labels(part))
+    def inputs(self, part: str, spec: InputSpec | TextSpec, cache: Cache | None, whole: bool = False) -> Any:
+        """Returns what gives a split's inputs, as the backbone takes them, by their numbers."""
+        return self.samples.inputs.take(getattr(self.split, part)).prepared(spec, cache, whole)
+
+    def notices(self) -> list[str]:
+        """Returns what a reader of a result should know about these data."""
+        samples, notices = self.samples, list(self.samples.notes)
+        if samples.skipped:
+            first = samples.skipped[0]
+            notices.append(f"skipped {len(samples.skipped):,} examples, the first: {first.where} {first.reason}")
+        for part, what in (("val", "validation"), ("test", "test")):
+            if samples.given and part not in samples.given:
+                notices.append(f"has no {what} split: it is cut from the training split")
+            there = set(self.labels(part).tolist())
+            if absent := [name for label, name in enumerate(samples.classes) if label not in there]:
+                names = ", ".join(absent[:10]) + (", ..." if len(absent) > 10 else "")
+                notices.append(f"its {what} split has no example of {len(absent)} classes: {names}")
+        return notices
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How examples come from the disk to a step.
+
+    Attributes:
+        cache: where what is read once is kept; None for memory alone.
+        augment: what is done to training pictures; None for nothing.
+        balanced: whether every class comes equally often in training.
+        workers: processes that fetch ahead where it pays; None for as many as the machine can spare.
+    """
+
+    cache: Cache | None = None
+    augment: Augment | None = None
+    balanced: bool = False
+    workers: int | None = None
 
 
 class FeatureTable:
     """What a frozen backbone makes of the examples of a split: (n, num_features)."""
+
+    slow = False
 
     def __init__(self, values: torch.Tensor) -> None:
         self.values = values
@@ -65,10 +101,11 @@ class TransferData(pl.LightningDataModule):
         batch_size: target examples in a step over all processes, and as many of the source.
         seed: of the named streams the batches are drawn from.
         train_on: the roles whose training loss is in the objective.
+        reading: how examples come from the disk to a step.
 
     Attributes:
-        encode: maps inputs and a role to features; set where the backbone is frozen, whose output is then computed
-            once for every example rather than once in every epoch.
+        encode: maps inputs and a role to features; set where the backbone is frozen and every example always the same,
+            whose output is then computed once for every example rather than once in every epoch.
 
     Raises:
         UsageError: where a split is empty or smaller than a batch.
@@ -82,17 +119,24 @@ class TransferData(pl.LightningDataModule):
         batch_size: int,
         seed: int,
         train_on: tuple[str, ...] = ("target",),
+        reading: Reading = Reading(),
     ) -> None:
         super().__init__()
+        self.reading = reading
         self.domains = {"target": target} | ({"source": source} if source else {})
         self.spec, self.batch_size, self.seed, self.train_on = spec, batch_size, seed, train_on
         self.encode: Callable[[Any, str], torch.Tensor] | None = None
+        if reading.augment and isinstance(spec, InputSpec):
+            reading.augment.transform(spec)  # what it refuses should be said now
         self._raw: dict[tuple[str, str], ArrayDataset] = {}
         self._datasets: dict[tuple[str, str], ArrayDataset] = {}
         for role, domain in self.domains.items():
             kind = domain.samples.inputs.kind
             if kind != spec.kind:
                 raise UsageError(f"the {role} {domain.samples.name} holds {kind}, but the backbone takes {spec.kind}")
+            if reading.augment and kind != "images":
+                rule = f"changes pictures, but the {role} {domain.samples.name} holds {kind}; use augment=none"
+                raise UsageError(f"augment={reading.augment.name}: {rule}")
             self._check_sizes(role, domain)
 
     def _check_sizes(self, role: str, domain: Domain) -> None:
@@ -121,7 +165,14 @@ class TransferData(pl.LightningDataModule):
     def raw(self, role: str, part: str) -> ArrayDataset:
         """Returns a split of a role as the backbone's inputs, read and converted once."""
         if (role, part) not in self._raw:
-            self._raw[role, part] = self.domains[role].dataset(part, self.spec)
+            domain, augment = self.domains[role], self.reading.augment
+            if part == "train" and augment and isinstance(self.spec, InputSpec):
+                table = domain.inputs(part, self.spec, self.reading.cache, augment.crops)
+                varied = AugmentedDataset(table, domain.labels(part), augment, self.spec, self.seed, role)
+                self._raw[role, part] = varied
+            else:
+                table = domain.inputs(part, self.spec, self.reading.cache)
+                self._raw[role, part] = ArrayDataset(table, domain.labels(part))
         return self._raw[role, part]
 
     def read(self) -> None:
@@ -130,12 +181,20 @@ class TransferData(pl.LightningDataModule):
             for part in domain.sizes():
                 self.raw(role, part)
 
+    def notices(self) -> list[str]:
+        """Returns what a reader of a result should know about the data, by role."""
+        notices = [f"{role}: {notice}" for role, domain in self.domains.items() for notice in domain.notices()]
+        if slow := sorted({role for (role, _), dataset in self._raw.items() if dataset.inputs.slow}):
+            rule = "decoded again in every epoch, since the cache has no room for it; see cache_gb"
+            notices += [f"{role}: {rule}" for role in slow]
+        return notices
+
     def _encoded(self, dataset: ArrayDataset, role: str) -> ArrayDataset:
         assert self.encode is not None
-        chunks = [range(start, min(start + EVAL_BATCH, len(dataset))) for start in range(0, len(dataset), EVAL_BATCH)]
+        batches = self._loader(dataset, OrderedBatches(len(dataset), EVAL_BATCH))
         what = f"features of the {role}"
-        shown = track(chunks, what, transient=True, disable=len(chunks) < 3 or not sys.stdout.isatty())
-        features = torch.cat([self.encode(dataset.inputs[chunk], role) for chunk in shown])
+        shown = track(batches, what, transient=True, disable=len(batches) < 3 or not sys.stdout.isatty())
+        features = torch.cat([self.encode(batch.inputs, role) for batch in shown])
         return ArrayDataset(FeatureTable(features), dataset.labels)
 
     def truncated(self, role: str) -> int:
@@ -152,23 +211,35 @@ class TransferData(pl.LightningDataModule):
     def _place(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
-    def _loader(self, role: str, part: str, batches: torch.utils.data.Sampler[Pick]) -> DataLoader[Batch]:
+    def workers(self, dataset: ArrayDataset) -> int:
+        """Returns how many processes fetch ahead: none where an example is in memory and only has to be picked."""
+        if self.reading.workers is not None:
+            return self.reading.workers
+        if not (dataset.inputs.slow or isinstance(dataset, AugmentedDataset)):
+            return 0
+        # Training on the CPU needs cores of its own; beside a GPU there is nothing else for them to do.
+        return min(16, cores()) if torch.cuda.is_available() else max(1, cores() // 2)
+
+    def _loader(self, dataset: ArrayDataset, batches: torch.utils.data.Sampler[Pick]) -> DataLoader[Batch]:
         # A loader without a generator of its own draws its base seed from the global stream.
         generator = torch.Generator().manual_seed(self.seed)
         options: dict[str, Any] = {"batch_size": None, "collate_fn": _as_is, "generator": generator}
-        return DataLoader(self.dataset(role, part), sampler=batches, **options)
+        if workers := self.workers(dataset):
+            options |= {"num_workers": workers, "persistent_workers": True, "prefetch_factor": 4}
+        return DataLoader(dataset, sampler=batches, pin_memory=torch.cuda.is_available(), **options)
 
     def train_dataloader(self) -> CombinedLoader:
         """One batch of each trained role a step."""
         rank, world = self._place()
         loaders = {}
         for role in self.train_on:
-            n = self.domains[role].sizes()["train"]
+            labels = self.domains[role].labels("train").numpy()
+            n, balance = len(labels), labels if self.reading.balanced else None
             if role == "target":
-                batches: Any = ShuffledBatches(n, self.batch_size, self.seed, rank, world)
+                batches: Any = ShuffledBatches(n, self.batch_size, self.seed, rank, world, balance)
             else:
-                batches = CycledBatches(n, self.batch_size, self.steps, self.seed, rank, world)
-            loaders[role] = self._loader(role, "train", batches)
+                batches = CycledBatches(n, self.batch_size, self.steps, self.seed, rank, world, balance)
+            loaders[role] = self._loader(self.dataset(role, "train"), batches)
         return CombinedLoader(loaders, "min_size")
 
     def val_dataloader(self) -> CombinedLoader:
@@ -182,7 +253,7 @@ class TransferData(pl.LightningDataModule):
     def _evaluation(self, part: str) -> CombinedLoader:
         place = self._place()
         loaders = {
-            role: self._loader(role, part, OrderedBatches(domain.sizes()[part], EVAL_BATCH, *place))
+            role: self._loader(self.dataset(role, part), OrderedBatches(domain.sizes()[part], EVAL_BATCH, *place))
             for role, domain in self.domains.items()
         }
         return CombinedLoader(loaders, "sequential")

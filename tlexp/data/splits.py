@@ -46,6 +46,7 @@ def split(
     draw: int = 0,
     val: str = "in_budget",
     given: Mapping[str, Indices] | None = None,
+    groups: Indices | None = None,
 ) -> Split:
     """Splits a domain class by class.
 
@@ -58,6 +59,9 @@ def split(
     Splits that the data set brings along are kept: a given test split is the test split, and a given validation split
     validates unless a budget is to pay for validation too. What is missing is cut from the training split.
 
+    Where there are groups, whole groups are held out and whole groups validate, so that the shares of the classes are
+    met as nearly as the groups allow; which groups validate does not depend on the budget.
+
     Args:
         labels: int64 of shape (n,).
         split_seed: the chance of all splits of this run.
@@ -67,6 +71,7 @@ def split(
         draw: which of the nested label subsets is bought.
         val: `in_budget` or `large`.
         given: indices by part, `train` among them; None or empty where the data set has no splits of its own.
+        groups: int64 of shape (n,), equal for examples that no two splits may share; None where there are none.
 
     Raises:
         UsageError: where a class has fewer labels than the budget buys.
@@ -76,30 +81,43 @@ def split(
     validated = "val" in given and (val == "large" or (shots is None and fraction is None))
     if validated:
         parts["val"].append(given["val"])
-    for label in np.unique(labels):
-        members = given["train"][labels[given["train"]] == label]
-        if "test" in given:
-            pool = members
-        else:
+    pool = given["train"]
+    if "test" not in given and groups is not None:
+        held_out = _whole_groups(labels, groups, pool, test_fraction, split_seed, "test")
+        parts["test"].append(pool[held_out])
+        pool = pool[~held_out]
+    validating = np.zeros(len(labels), bool)
+    if groups is not None and not validated:
+        validating[pool] = _whole_groups(labels, groups, pool, 1 / VAL_EVERY, split_seed, "val", draw)
+    for label in np.unique(labels[pool]):
+        members = pool[labels[pool] == label]
+        if "test" not in given and groups is None:
             members = members[permutation(len(members), split_seed, "test", label)]
-            held_out = max(1, round(test_fraction * len(members)))
-            parts["test"].append(members[:held_out])
-            pool = members[held_out:]
-        pool = pool[permutation(len(pool), split_seed, "budget", draw, label)]
-        if shots is not None and shots > len(pool):
-            rule = f"a class has only {len(pool)} labels outside the test split; use fewer, or null for all"
+            held = max(1, round(test_fraction * len(members)))
+            parts["test"].append(members[:held])
+            members = members[held:]
+        members = members[permutation(len(members), split_seed, "budget", draw, label)]
+        if shots is not None and shots > len(members):
+            rule = f"a class has only {len(members)} labels outside the test split; use fewer, or null for all"
             raise UsageError(f"data.shots={shots}: {rule}")
-        bought = _budget(len(pool), shots, fraction)
-        validates = np.arange(len(pool)) % VAL_EVERY == 1
         if validated:
-            parts["train"].append(pool[:bought])
-        elif val == "large":
-            parts["val"].append(pool[validates])
-            parts["train"].append(pool[~validates][:bought])
+            validates = np.zeros(len(members), bool)
         else:
-            parts["val"].append(pool[:bought][validates[:bought]])
-            parts["train"].append(pool[:bought][~validates[:bought]])
+            validates = validating[members] if groups is not None else _second_of_five(len(members))
+        bought = _budget(len(members), shots, fraction)
+        # Of what is bought, as many validate as a budget of that size can spare.
+        spent = int(_second_of_five(bought).sum()) if not validated and val == "in_budget" else 0
+        all_of_it = bought == len(members) and val == "in_budget"
+        parts["val"].append(members[validates] if val == "large" or all_of_it else members[validates][:spent])
+        parts["train"].append(members[~validates] if all_of_it else members[~validates][: bought - spent])
+        if shots is not None and groups is not None and not all_of_it:
+            _check_bought(label, shots, bought - spent, parts["train"][-1], spent, parts["val"][-1])
     return Split(**{name: np.sort(np.concatenate(chosen)) for name, chosen in parts.items()})
+
+
+def _second_of_five(n: int) -> NDArray[np.bool_]:
+    validates: NDArray[np.bool_] = np.arange(n) % VAL_EVERY == 1
+    return validates
 
 
 def _budget(available: int, shots: int | None, fraction: float | None) -> int:
@@ -108,3 +126,33 @@ def _budget(available: int, shots: int | None, fraction: float | None) -> int:
     if fraction is not None:
         return max(1, round(fraction * available))
     return available
+
+
+def _check_bought(label: int, shots: int, train: int, trains: Indices, val: int, validates: Indices) -> None:
+    if len(trains) < train or (len(validates) < val):
+        have = f"{len(trains)} to train and {len(validates)} to validate"
+        rule = f"groups stay whole, which leaves class number {label} {have} of {train} and {val}"
+        raise UsageError(f"data.shots={shots}: {rule}; use fewer, or another split_seed or data.draw")
+
+
+def _whole_groups(
+    labels: Indices, groups: Indices, pool: Indices, fraction: float, seed: int, *name: object
+) -> NDArray[np.bool_]:
+    """Returns which of `pool` are in groups that together hold about `fraction` of each class.
+
+    Groups come in an order by chance, and each is taken where that brings the counts of the classes nearer to what
+    is wanted. One group at least is taken, and one is left.
+    """
+    members, which = np.unique(groups[pool], return_inverse=True)
+    counts = np.zeros((len(members), int(labels.max()) + 1))
+    np.add.at(counts, (which, labels[pool]), 1)
+    wanted = fraction * counts.sum(0)
+    taken = np.zeros(len(members), bool)
+    order = permutation(len(members), seed, "groups", *name)
+    for group in order[:-1]:
+        rest = wanted - counts[taken].sum(0)
+        if np.abs(rest - counts[group]).sum() < np.abs(rest).sum():
+            taken[group] = True
+    if not taken.any() and len(members) > 1:
+        taken[order[0]] = True
+    return taken[which]

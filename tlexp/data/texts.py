@@ -3,9 +3,11 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
 from tlexp.backbones.base import TextSpec
+from tlexp.cache import Cache, digest
 from tlexp.data.samples import Indices
 
 
@@ -16,15 +18,29 @@ class TokenTable:
         truncated: the number of texts that were longer than the encoder takes.
     """
 
-    def __init__(self, texts: tuple[str, ...], spec: TextSpec) -> None:
-        self.ids, self.truncated = spec.tokens(texts)
+    slow = False
+
+    def __init__(self, texts: tuple[str, ...], spec: TextSpec, cache: Cache | None = None) -> None:
+        def tokens() -> dict[str, Tensor]:
+            ids, truncated = spec.tokens(texts)
+            flat = torch.tensor([number for row in ids for number in row], dtype=torch.int32)
+            ends = torch.tensor([len(row) for row in ids], dtype=torch.int64).cumsum(0)
+            return {"ids": flat, "ends": ends, "truncated": torch.tensor(truncated)}
+
+        kept = tokens() if cache is None else cache.tensors("tokens", digest(spec.fingerprint(), *texts), tokens)
+        self.ids, self.ends = kept["ids"], kept["ends"].tolist()
+        self.truncated = int(kept["truncated"])
         self.spec = spec
 
     def __len__(self) -> int:
-        return len(self.ids)
+        return len(self.ends)
 
     def __getitem__(self, indices: Indices) -> dict[str, Tensor]:
-        return self.spec.padded([self.ids[index] for index in indices])
+        return self.spec.padded([self._row(int(index)) for index in indices])
+
+    def _row(self, index: int) -> list[int]:
+        row: list[int] = self.ids[self.ends[index - 1] if index else 0 : self.ends[index]].tolist()
+        return row
 
 
 @dataclass(frozen=True)
@@ -42,6 +58,6 @@ class Texts:
         """Returns some of them."""
         return Texts(tuple(self.texts[index] for index in indices))
 
-    def prepared(self, spec: TextSpec) -> TokenTable:
+    def prepared(self, spec: TextSpec, cache: Cache | None = None, whole: bool = False) -> TokenTable:
         """Tokenises each of them once."""
-        return TokenTable(self.texts, spec)
+        return TokenTable(self.texts, spec, cache)

@@ -1,0 +1,63 @@
+"""What can be known of examples by looking at each once: whether it can be read, its size, what it is the same as."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from tlexp.cache import Cache, digest
+from tlexp.errors import UsageError
+
+FORMAT = 1  # another number where the same file would have other facts
+
+
+class Facts(NamedTuple):
+    """Of one example.
+
+    Attributes:
+        error: why it cannot be read; None where it can.
+        width: pixels, or letters of a text.
+        height: pixels; 0 for a text.
+        mode: how its colours are stored, in Pillow's words; empty for a text.
+        content: equal for examples with the same pixels, or the same words.
+        look: 64 bits that nearly the same pictures share nearly all of; 0 for a text.
+    """
+
+    error: str | None = None
+    width: int = 0
+    height: int = 0
+    mode: str = ""
+    content: str = ""
+    look: int = 0
+
+
+def facts(inputs: Any, cache: Cache | None = None) -> list[Facts]:
+    """Returns the facts of each example, in order; those of pictures are remembered in the cache."""
+    if inputs.kind == "texts":
+        return [Facts(width=len(text), content=digest(" ".join(text.casefold().split()))) for text in inputs.texts]
+
+    def look(index: int) -> list[Any]:
+        return list(_facts(inputs, index))
+
+    if cache is None:
+        return [Facts(*look(index)) for index in range(len(inputs))]
+    key = digest(inputs.root, str(FORMAT))
+    return [Facts(*found) for found in cache.values("facts", key, inputs.names(), look, "reading pictures")]
+
+
+def _facts(inputs: Any, index: int) -> Facts:
+    try:
+        picture = inputs.opened(index)
+    except UsageError as error:
+        return Facts(str(error))
+    mode = picture.mode
+    colours = picture.convert("RGBA" if "A" in mode else "RGB")
+    content = digest(str(colours.size), colours.tobytes())
+    return Facts(None, picture.width, picture.height, mode, content, _look(picture))
+
+
+def _look(picture: Image.Image) -> int:
+    """Returns the signs of 64 horizontal differences of a 9x8 thumbnail: a "difference hash" (Krawetz 2013)."""
+    thumbnail = np.asarray(picture.convert("L").resize((9, 8), Image.Resampling.BOX), np.int16)
+    bits = (thumbnail[:, 1:] > thumbnail[:, :-1]).ravel()
+    return int("".join("1" if bit else "0" for bit in bits), 2)

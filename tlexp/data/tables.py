@@ -1,0 +1,168 @@
+"""Images by their number, wherever their pixels are: in memory, in the cache, or decoded each time."""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+import PIL
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from tlexp.backbones.base import InputSpec
+from tlexp.cache import Cache, Pixels, digest
+from tlexp.data.samples import Indices
+from tlexp.errors import UsageError
+
+if TYPE_CHECKING:
+    from tlexp.data.images import Pictures
+
+FORMAT = 1  # another number where the same picture would give other pixels
+MARGIN = 1.6  # a picture with its margins is about this much larger than the square in its middle
+
+
+class Table(Protocol):
+    """Images as a backbone takes them.
+
+    Attributes:
+        slow: whether an image costs so much that other processes should fetch it ahead.
+    """
+
+    slow: bool
+
+    def __len__(self) -> int:
+        """Returns the number of images."""
+
+    def __getitem__(self, indices: Indices) -> Tensor:
+        """Returns images (batch, channels, size, size), normalised."""
+
+    def picture(self, index: int) -> Tensor:
+        """Returns one image as uint8 (channels, height, width)."""
+
+
+class Normalised:
+    """Maps uint8 (..., channels, height, width) to what enters the network."""
+
+    def __init__(self, spec: InputSpec) -> None:
+        self.mean, self.std = (torch.tensor(values).view(-1, 1, 1) for values in (spec.mean, spec.std))
+
+    def __call__(self, pixels: Tensor) -> Tensor:
+        """Returns float32 of the same shape."""
+        return (pixels.float() / 255 - self.mean) / self.std
+
+
+class InMemory:
+    """Images as uint8 (n, channels, size, size), normalised when they are taken."""
+
+    slow = False
+
+    def __init__(self, pixels: NDArray[np.uint8], spec: InputSpec) -> None:
+        self.pixels, self.normalised = torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous(), Normalised(spec)
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def __getitem__(self, indices: Indices) -> Tensor:
+        return self.normalised(self.pixels[indices])
+
+    def picture(self, index: int) -> Tensor:
+        """Returns one image as uint8 (channels, height, width)."""
+        return self.pixels[index]
+
+
+class Stored:
+    """Images in the cache's file, which all jobs and processes of a machine read through the same memory."""
+
+    slow = False
+
+    def __init__(self, pixels: Pixels, spec: InputSpec) -> None:
+        self.flat, self.places, self.channels, self.normalised = (
+            pixels.flat,
+            pixels.places,
+            spec.channels,
+            Normalised(spec),
+        )
+        self.shape = (spec.size, spec.size, spec.channels)
+        stride = int(np.prod(self.shape))
+        # Where all are of one size they are the rows of an array, so that a batch is one operation.
+        uniform = (pixels.places[:, 1:] == spec.size).all() and not (pixels.places[:, 0] % stride).any()
+        self.rows = pixels.places[:, 0] // stride if uniform else None
+        self.array = self.flat[: len(self.flat) // stride * stride].reshape(-1, *self.shape)
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __getitem__(self, indices: Indices) -> Tensor:
+        if self.rows is None:
+            return self.normalised(torch.stack([self.picture(index) for index in indices]))
+        batch = torch.from_numpy(self.array[self.rows[indices]])
+        return self.normalised(batch.permute(0, 3, 1, 2).contiguous())
+
+    def picture(self, index: int) -> Tensor:
+        """Returns one image as uint8 (channels, height, width)."""
+        start, height, width = self.places[index]
+        image = self.flat[start : start + height * width * self.channels].reshape(height, width, self.channels)
+        return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
+
+
+class Streamed:
+    """Images that are decoded whenever they are taken, since the cache has no room for them."""
+
+    slow = True
+
+    def __init__(self, decode: Callable[[int], NDArray[np.uint8]], n: int, spec: InputSpec) -> None:
+        self.decode, self.n, self.normalised = decode, n, Normalised(spec)
+
+    def __len__(self) -> int:
+        return self.n
+
+    def __getitem__(self, indices: Indices) -> Tensor:
+        return self.normalised(torch.stack([self.picture(index) for index in indices]))
+
+    def picture(self, index: int) -> Tensor:
+        """Returns one image as uint8 (channels, height, width)."""
+        return torch.from_numpy(self.decode(index).copy()).permute(2, 0, 1).contiguous()
+
+
+def tabled(
+    pictures: "Pictures",
+    decode: Callable[[int], NDArray[np.uint8]],
+    spec: InputSpec,
+    cache: Cache | None,
+    whole: bool,
+) -> Table:
+    """Puts pictures where a run reads them from: into the cache, into memory without one.
+
+    Args:
+        pictures: where they come from.
+        decode: maps the number of a picture to its pixels (height, width, channels).
+        spec: what the backbone takes.
+        cache: where they are kept; None to keep them in memory.
+        whole: whether they keep their margins, so that their shapes differ.
+
+    Raises:
+        UsageError: for a picture that cannot be read.
+    """
+    if cache is None:
+        return Streamed(decode, len(pictures), spec) if whole else InMemory(_stacked(decode, len(pictures), spec), spec)
+
+    def tried(index: int) -> NDArray[np.uint8] | UsageError:
+        try:
+            return decode(index)
+        except UsageError as error:
+            return error
+
+    side = spec.resize or spec.size
+    size = int(MARGIN * side * side * spec.channels) if whole else spec.size * spec.size * spec.channels
+    geometry = {key: value for key, value in spec.described().items() if key not in ("mean", "std")}
+    filling = spec.mean if spec.crop == "border" else ()
+    key = digest(pictures.root, str(geometry), str(filling), str(whole), str(FORMAT), PIL.__version__)
+    stored = cache.pixels(key, pictures.names(), tried, size, "decoding")
+    return Streamed(decode, len(pictures), spec) if stored is None else Stored(stored, spec)
+
+
+def _stacked(decode: Callable[[int], NDArray[np.uint8]], n: int, spec: InputSpec) -> NDArray[np.uint8]:
+    pixels = np.empty((n, spec.size, spec.size, spec.channels), np.uint8)
+    for index in range(n):
+        pixels[index] = decode(index)
+    return pixels

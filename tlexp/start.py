@@ -1,0 +1,92 @@
+"""Where the weights of a run start: at random, from the source's own run, published, or from a file."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tlexp import __version__, tracking
+from tlexp.backbones.weights import Loaded, load_backbone, read_checkpoint
+from tlexp.config import WHEREABOUTS, Config, content_key
+from tlexp.errors import UsageError
+
+# Where a source run takes place does not change what it learns; everything else of the trainer may.
+PLACE = ("accelerator", "devices", "strategy", "num_nodes", "enable_progress_bar")
+
+
+def source_folder(config: Config) -> Path:
+    """Returns where the source's weights are kept: a name to read and a key of all they depend on."""
+    task = config.source_task()
+    trainer = {key: value for key, value in task.trainer.items() if key not in PLACE}
+    files = [files_key(place) for place in (task.data.target.get("root"), task.init, task.backbone["name"])]
+    rest = task.without(*WHEREABOUTS)
+    key = content_key({"version": __version__, **rest, "trainer": trainer, "files": files})
+    return Path(config.store) / f"{task.data.target['name']}-{Path(task.backbone['name']).name}-{key}"
+
+
+def files_key(place: str | None) -> str | None:
+    """Returns a key of a file or of all in a folder, by name, size and time of change; None where there is none."""
+    if place is None or not Path(place).is_absolute():  # the name of an option or a network, not a path
+        return None
+    root = Path(place)
+    paths = sorted(path for path in root.rglob("*") if path.is_file()) if root.is_dir() else [root]
+    facts = ((path, path.stat()) for path in paths if path.exists())
+    return content_key({str(path): [stat.st_size, stat.st_mtime_ns] for path, stat in facts})
+
+
+def read_start(config: Config) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """Returns the tensors and the card of the checkpoint that `init` means; both empty where it means none.
+
+    Raises:
+        UsageError: where `init` names nothing that exists or can be read.
+    """
+    if config.init in ("random", "pretrained"):
+        return {}, {}
+    return read_checkpoint(source_folder(config) / "best.ckpt" if config.init == "source" else checkpoint_path(config))
+
+
+def checkpoint_path(config: Config) -> Path:
+    """Returns the file that `init` means: a path, the best checkpoint of an MLflow run, or what an MLflow URI names.
+
+    Raises:
+        UsageError: where it is none of them.
+    """
+    if (path := Path(config.init)).is_file():
+        return path
+    tracked = config.tracking.backend == "mlflow"
+    found = None
+    if re.match("(runs|models|mlflow-artifacts):/", config.init):
+        if not tracked:
+            raise UsageError(f"init={config.init}: only tracking=mlflow knows where that is; or give a file")
+        found = tracking.checkpoint_at(config.init, config)
+    elif re.fullmatch("[0-9a-f]{32}", config.init) and tracked:
+        found = tracking.checkpoint_of(config.init, config)
+    if found is None:
+        rule = "neither source, random, pretrained nor an existing file, a known MLflow run's id or an MLflow URI"
+        raise UsageError(f"init={config.init}: {rule}")
+    return found
+
+
+def load_init(config: Config, backbone: Any, state: dict[str, torch.Tensor]) -> Loaded:
+    """Sets the backbone's weights as `init` says.
+
+    Args:
+        config: the run's configuration.
+        backbone: what is changed.
+        state: the tensors of the checkpoint that `init` means, if it means one.
+
+    Raises:
+        UsageError: where they do not fit, or there are no published ones.
+    """
+    if config.init == "random":
+        return Loaded("random", 0, len(backbone.state_dict()))
+    origin, notes = config.init, []
+    if config.init == "pretrained":
+        if not hasattr(backbone, "pretrained_state"):
+            rule = f"backbone={backbone.name} has no published weights; use init=source or init=random"
+            raise UsageError(f"init=pretrained: {rule}")
+        state, notes = backbone.pretrained_state()
+    elif config.init == "source":
+        origin = f"source {config.data.source and config.data.source['name']}"
+    return load_backbone(backbone, state, origin, config.allow_partial, notes)
