@@ -32,7 +32,7 @@ from tlexp.streams import forked
 from tlexp.task import TransferTask
 
 # Extras by the package whose absence tells that they are not installed.
-EXTRAS = {"transformers": "text", "peft": "peft"}
+EXTRAS = {"transformers": "text", "peft": "peft", "datasets": "hf"}
 
 
 @dataclass(frozen=True)
@@ -142,13 +142,14 @@ def readable(samples: Samples, cache: Cache | None) -> Samples:
     Raises:
         UsageError: where a class has no picture left.
     """
-    bad = {number: found.error for number, found in enumerate(facts(samples.inputs, cache)) if found.error}
+    bad = {index: found.error for index, found in enumerate(facts(samples.inputs, cache)) if found.error}
     keep = np.ones(len(samples.labels), bool)
     keep[list(bad)] = False
     left = samples.kept(keep)
     if gone := [name for label, name in enumerate(samples.classes) if label not in left.labels]:
         raise UsageError(f"data set {samples.name}: none of the images of class {gone[0]} can be read")
-    return replace(left, skipped=(*samples.skipped, *(Skipped(*reason.split(": ", 1)) for reason in bad.values())))
+    pictures: Any = samples.inputs
+    return replace(left, skipped=(*samples.skipped, *(Skipped(pictures.where(i), why) for i, why in bad.items())))
 
 
 def build_backbone(config: Config, card: dict[str, Any]) -> Backbone:

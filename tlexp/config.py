@@ -13,8 +13,13 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 
 from tlexp.errors import UsageError
 
+
 # What a data set is called unless it is given a name: the last part of where it lies.
-OmegaConf.register_new_resolver("basename", lambda path: Path(path).stem if path else "none", replace=True)
+def _basename(*paths: str | None) -> str:
+    return next((Path(path).stem for path in paths if path), "none")
+
+
+OmegaConf.register_new_resolver("basename", _basename, replace=True)
 
 INITS = ("source", "random", "pretrained")
 # What does not change a result: where things lie, how fast they come, and a recipe that other keys are made of.
@@ -263,10 +268,11 @@ def load(cfg: DictConfig, root: Path) -> Config:
     for holder in (config, config.pretrain):
         if holder.init not in INITS and (root / holder.init).exists():
             holder.init = str(root / holder.init)
-    for node, key in ((config.data.target, "root"), (config.data.source or {}, "root"), (config.backbone, "name")):
-        # Data are where they are said to be, also where they do not exist; an encoder's name may be its folder.
-        if node.get(key) and (key == "root" or (root / node[key] / "config.json").is_file()):
-            node[key] = str(root / node[key])
+    # Data are where they are said to be, also where they do not exist; an encoder's name may be its folder.
+    for node in (config.data.target, config.data.source or {}):
+        node |= {key: str(root / node[key]) for key in ("root", "folder", "images") if node.get(key)}
+    if (root / config.backbone["name"] / "config.json").is_file():
+        config.backbone["name"] = str(root / config.backbone["name"])
     if config.tracking.backend == "mlflow":
         uri = config.tracking.uri or "sqlite:///mlflow.db"
         local = uri.startswith("sqlite:///")

@@ -53,6 +53,18 @@ ENDINGS = [
 ]
 
 
+class UnreadableImage(UsageError):
+    """An image that is not one.
+
+    Attributes:
+        reason: why, without its name and the remedy.
+    """
+
+    def __init__(self, where: str, reason: str) -> None:
+        super().__init__(f"{where}: {reason}; mend or remove it, or on_bad=skip")
+        self.reason = reason
+
+
 class Pictures(Protocol):
     """A source of pictures: files, columns of a table, arrays."""
 
@@ -68,11 +80,14 @@ class Pictures(Protocol):
     def names(self) -> list[str]:
         """Returns a name for each that changes where its content does."""
 
+    def where(self, index: int) -> str:
+        """Returns what people know one by."""
+
     def opened(self, index: int) -> Image.Image:
-        """Returns one as it is stored.
+        """Returns one, upright, with at most eight bits a channel.
 
         Raises:
-            UsageError: for one that cannot be read, by its name.
+            UnreadableImage: for one that cannot be read.
         """
 
 
@@ -95,6 +110,10 @@ class PixelArray:
     def names(self) -> list[str]:
         """Returns a digest of each."""
         return [digest(image.tobytes()) + str(image.shape) for image in self.pixels]
+
+    def where(self, index: int) -> str:
+        """Returns its number."""
+        return f"image {index + 1}"
 
     def opened(self, index: int) -> Image.Image:
         """Returns one as a picture."""
@@ -136,9 +155,13 @@ class ImageFiles:
         """Returns the path, the size and the times of each: no file can change without one of them."""
         return [_named(path) for path in self.paths]
 
+    def where(self, index: int) -> str:
+        """Returns its path."""
+        return str(self.paths[index])
+
     def opened(self, index: int) -> Image.Image:
         """Reads one, upright."""
-        return _opened(self.paths[index], str(self.paths[index]))
+        return _opened(self.paths[index], self.where(index))
 
     def prepared(self, spec: InputSpec, cache: Cache | None = None, whole: bool = False) -> Table:
         """Reads, turns, resizes and crops each of them once.
@@ -176,10 +199,13 @@ class EncodedImages:
         """Returns a digest of each."""
         return [digest(self.column(int(row))) for row in self.rows]
 
+    def where(self, index: int) -> str:
+        """Returns its row, counted from 1."""
+        return f"{self.root}: row {int(self.rows[index]) + 1}"
+
     def opened(self, index: int) -> Image.Image:
         """Reads one, upright."""
-        row = int(self.rows[index])
-        return _opened(io.BytesIO(self.column(row)), f"{self.root}: row {row + 1}")
+        return _opened(io.BytesIO(self.column(int(self.rows[index]))), self.where(index))
 
     def prepared(self, spec: InputSpec, cache: Cache | None = None, whole: bool = False) -> Table:
         """Reads, turns, resizes and crops each of them once.
@@ -202,7 +228,7 @@ def _opened(file: Any, where: str) -> Image.Image:
     """Reads an image as its camera meant it, upright, with at most eight bits a channel.
 
     Raises:
-        UsageError: for what is not a readable image.
+        UnreadableImage: for what is none.
     """
     try:
         with warnings.catch_warnings():
@@ -215,7 +241,7 @@ def _opened(file: Any, where: str) -> Image.Image:
     except Exception as error:  # Pillow's plugins raise whatever a torn header leads them to
         reason = f"{error or type(error).__name__}".replace("\n", " ")
         reason = "unknown format" if isinstance(error, UnidentifiedImageError) else reason
-        raise UsageError(f"{where}: not a readable image ({reason}); mend or remove it, or on_bad=skip") from error
+        raise UnreadableImage(where, f"not a readable image ({reason})") from error
 
 
 def _eight_bit(picture: Image.Image, where: str) -> Image.Image:
@@ -227,7 +253,7 @@ def _eight_bit(picture: Image.Image, where: str) -> Image.Image:
         return picture
     values = np.asarray(picture)
     if picture.mode == "F" or values.min() < 0 or values.max() > 65535:
-        raise UsageError(f"{where}: holds values of mode {picture.mode} beyond 16 bits; convert it to 8 bits a channel")
+        raise UnreadableImage(where, f"holds values beyond 16 bits (mode {picture.mode}); store 8 bits a channel")
     return Image.fromarray((values >> 8).astype(np.uint8))
 
 

@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image
 
 from tlexp.cache import Cache, digest
-from tlexp.errors import UsageError
+from tlexp.data.images import UnreadableImage
 
 FORMAT = 1  # another number where the same file would have other facts
 
@@ -48,8 +48,8 @@ def facts(inputs: Any, cache: Cache | None = None) -> list[Facts]:
 def _facts(inputs: Any, index: int) -> Facts:
     try:
         picture = inputs.opened(index)
-    except UsageError as error:
-        return Facts(str(error))
+    except UnreadableImage as error:
+        return Facts(error.reason)
     mode = picture.mode
     colours = picture.convert("RGBA" if "A" in mode else "RGB")
     content = digest(str(colours.size), colours.tobytes())
