@@ -64,7 +64,7 @@ def assemble(config: Config) -> Parts:
     processes = launch.processes(config.trainer)
     roles = ["target", "source"] if config.has_source_loss else ["target"]
     monitor_mode = check_monitor(config, roles)
-    cache = Cache(Path(config.cache), int(config.cache_gb * 1e9))
+    cache = cache_of(config)
     domains = {role: read_domain(config, role, cache) for role in roles}
     state, card = read_start(config)
     backbone = build_backbone(config, card)
@@ -115,6 +115,11 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
     while error is not None:
         yield error
         error = error.__cause__ or error.__context__
+
+
+def cache_of(config: Config) -> Cache:
+    """Returns the cache that all jobs of a configuration share."""
+    return Cache(Path(config.cache), int(config.cache_gb * 1e9))
 
 
 def read_domain(config: Config, role: str, cache: Cache | None = None) -> Domain:

@@ -194,7 +194,7 @@ def collect(
         "test_examples": tested,
         "confusion_matrix": parts.task.confusion.tolist(),
         "config_hash": config.hash,
-        "split_hashes": {role: domain.split.hash for role, domain in domains.items()},
+        "split_hashes": {role: domain.split_hash for role, domain in domains.items()},
         "data": {
             role: {
                 "name": domain.samples.name,

@@ -1,11 +1,19 @@
-"""Pictures of one run: what was confused with what, and how training went."""
+"""Pictures: what was confused with what, how training went, and what is in the data."""
 
 import math
+from collections.abc import Mapping, Sequence
+from itertools import combinations_with_replacement
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
+
+from tlexp.data.check import Twins
+from tlexp.data.pair import Domain
+from tlexp.data.samples import PARTS
+from tlexp.data.scan import Facts
 
 # Okabe and Ito's colours stay apart for colour-blind readers.
 COLOURS = {"train/target": "#0072B2", "val/target": "#D55E00", "train/source": "#56B4E9", "val/source": "#E69F00"}
@@ -42,3 +50,64 @@ def learning_curves(history: list[dict[str, Any]], kept_epoch: int) -> Figure:
         axes.set(xlabel="epoch", title=names[0])
         axes.legend(fontsize=8)
     return figure
+
+
+def data_report(domains: Mapping[str, Domain], facts: Mapping[str, Sequence[Facts]], pairs: Sequence[Twins]) -> Figure:
+    """Draws, for each role, the classes by split and the sizes of its examples; below, what splits share."""
+    most = max(len(domain.samples.classes) for domain in domains.values())
+    figure = Figure(figsize=(11, 3.4 * len(domains) + 4.2), layout="constrained")
+    heights = [3.4] * len(domains) + [4.2]
+    grid = figure.add_gridspec(len(heights), 1, height_ratios=heights)
+    *rows, last = (figure.add_subfigure(grid[row]) for row in range(len(heights)))
+    for row, (role, domain) in zip(rows, domains.items(), strict=True):
+        counts, sizes = row.subplots(1, 2, width_ratios=[2, 1])
+        row.suptitle(f"{role}: {domain.samples.name}", fontsize=11)
+        _class_counts(counts, domain, most)
+        _sizes(sizes, facts[role], domain.samples.inputs.kind)
+    _shared(last.subplots(), [f"{role}/{part}" for role in domains for part in PARTS], pairs)
+    return figure
+
+
+def _class_counts(axes: Axes, domain: Domain, most: int) -> None:
+    classes = domain.samples.classes
+    everything = np.bincount(domain.samples.labels, minlength=len(classes))
+    bottom = np.zeros(len(classes), int)
+    for part, colour in zip(PARTS, ("#0072B2", "#56B4E9", "#D55E00"), strict=True):
+        counts = np.bincount(domain.labels(part).numpy(), minlength=len(classes))
+        axes.bar(range(len(classes)), counts, bottom=bottom, color=colour, label=part)
+        bottom += counts
+    axes.bar(range(len(classes)), everything - bottom, bottom=bottom, color="#DDDDDD", label="unused")
+    axes.set(ylabel="examples")
+    if most <= 40:
+        axes.set_xticks(range(len(classes)), classes, rotation=45 if max(map(len, classes)) > 3 else 0, ha="right")
+    axes.legend(fontsize=8, ncols=4, loc="lower center", bbox_to_anchor=(0.5, 1), frameon=False)
+
+
+def _sizes(axes: Axes, facts: Sequence[Facts], kind: str) -> None:
+    if kind == "images":
+        sizes, counts = np.unique([(fact.width, fact.height) for fact in facts], axis=0, return_counts=True)
+        axes.scatter(
+            sizes[:, 0], sizes[:, 1], s=8 + 40 * counts / counts.max(), color="#0072B2", alpha=0.5, linewidths=0
+        )
+        room = 1.1 * sizes.max()
+        axes.set(xlabel="width, pixels", ylabel="height, pixels", xlim=(0, room), ylim=(0, room), aspect="equal")
+    else:
+        axes.hist([fact.width for fact in facts], bins=30, color="#0072B2")
+        axes.set(xlabel="letters", ylabel="texts")
+
+
+def _shared(axes: Axes, names: Sequence[str], pairs: Sequence[Twins]) -> None:
+    """Draws how many examples two splits share: the same, and nearly the same."""
+    same, alike = (np.zeros((len(names), len(names)), int) for _ in range(2))
+    for pair in pairs:
+        place = names.index(pair.second), names.index(pair.first)
+        same[place], alike[place] = pair.same, pair.alike
+    shown = np.ma.masked_array(same + alike, np.triu(np.ones_like(same), 1))
+    axes.imshow(shown, cmap="Reds", vmin=0, vmax=max(1, shown.max()))
+    axes.set_xticks(range(len(names)), names, rotation=30, ha="right")
+    axes.set_yticks(range(len(names)), names)
+    axes.set(title="Examples of the row that are in the column too: the same + nearly the same")
+    for column, row in combinations_with_replacement(range(len(names)), 2):
+        text = f"{same[row, column]}" + (f" + {alike[row, column]}" if alike[row, column] else "")
+        dark = shown[row, column] > shown.max() / 2 and shown.max() > 0
+        axes.text(column, row, text, ha="center", va="center", color="white" if dark else "black", fontsize=9)

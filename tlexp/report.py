@@ -2,9 +2,12 @@
 
 import math
 import sys
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytorch_lightning as pl
 from rich.console import Console
 from rich.markup import escape
@@ -13,11 +16,15 @@ from rich.table import Table
 from torch import nn
 
 from tlexp.config import Config, without_password
-from tlexp.data.pair import TransferData
+from tlexp.data.pair import Domain, TransferData
+from tlexp.data.samples import PARTS
+from tlexp.data.scan import Facts
 from tlexp.model import TransferModel
 
 if TYPE_CHECKING:
     from tlexp.assemble import Parts
+
+SHOWN = 15  # lines of a list that may be long
 
 console = Console(width=None if sys.stdout.isatty() else 120, highlight=False)
 
@@ -100,7 +107,52 @@ def data_table(data: TransferData) -> Table:
         sizes = [str(size) for size in domain.sizes().values()]
         classes = domain.samples.classes
         names = ", ".join(classes[:10]) + (", ..." if len(classes) > 10 else "")
-        table.add_row(role, domain.samples.name, f"{len(classes)}: {names}", *sizes, domain.split.hash)
+        table.add_row(role, domain.samples.name, f"{len(classes)}: {names}", *sizes, domain.split_hash)
+    return table
+
+
+def show_data(domains: Mapping[str, Domain], facts: Mapping[str, Sequence[Facts]], warnings: Sequence[str]) -> None:
+    """Prints what is in each domain, class by class, what was left out of it, and what to look at."""
+    for role, domain in domains.items():
+        samples, sizes = domain.samples, domain.sizes()
+        left = len(samples.labels) - sum(sizes.values())
+        shown = {
+            "examples": f"{len(samples.labels):,} {samples.inputs.kind} of {len(samples.classes)} classes",
+            "splits": ", ".join(f"{part} {size:,}" for part, size in sizes.items()) + f", unused {left:,}",
+            "hash of the splits": domain.split_hash,
+            "sizes": _sizes(facts[role], samples.inputs.kind),
+            "skipped": "\n".join(f"{where}: {reason}" for where, reason in samples.skipped[:SHOWN])
+            + ("\n..." if len(samples.skipped) > SHOWN else ""),
+        }
+        title = f"{role}: {samples.name}" + (f", {len(samples.skipped):,} skipped" if samples.skipped else "")
+        console.print(_facts(title, {key: value for key, value in shown.items() if value}))
+        console.print(class_table(domain))
+    console.print(*warnings or ["nothing to warn of"], sep="\n", markup=False)
+
+
+def _sizes(facts: Sequence[Facts], kind: str) -> str:
+    measured = {"letters": [fact.width for fact in facts]}
+    if kind == "images":
+        measured = {"width": measured["letters"], "height": [fact.height for fact in facts]}
+    lines = [f"{what} {min(v):,} to {max(v):,}, median {np.median(v):,.0f}" for what, v in measured.items() if v]
+    modes = Counter(fact.mode for fact in facts if fact.mode)
+    return "; ".join(lines + [", ".join(f"{count:,} {mode}" for mode, count in modes.most_common())] * bool(modes))
+
+
+def class_table(domain: Domain) -> Table:
+    """Returns the number of examples of each class in each split; of many classes the largest and the smallest."""
+    table = Table("class", *PARTS, "unused")
+    classes = domain.samples.classes
+    all_of_it = np.bincount(domain.samples.labels, minlength=len(classes))
+    counts = np.stack([np.bincount(domain.labels(part), minlength=len(classes)) for part in PARTS], 1)
+    order = np.argsort(-all_of_it, kind="stable") if len(classes) > 2 * SHOWN else np.arange(len(classes))
+    for place, label in enumerate(order):
+        if len(classes) > 2 * SHOWN and SHOWN <= place < len(classes) - SHOWN:
+            if place == SHOWN:
+                table.add_row("...", *[""] * 4)
+            continue
+        row = [*counts[label], all_of_it[label] - counts[label].sum()]
+        table.add_row(escape(classes[label]), *(f"{count:,}" for count in row))
     return table
 
 

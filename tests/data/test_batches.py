@@ -66,3 +66,46 @@ def test_a_batch_is_one_indexing_operation():
     assert batch.inputs.tolist() == [[0, 1], [2, 3], [4, 5], [6, 7]]
     assert batch.labels.tolist() == [0, 1, 2, 3]
     assert batch.share == 1.0
+
+
+RARE = np.repeat([0, 1], [95, 5])
+
+
+def test_balanced_batches_bring_every_class_equally_often_and_all_of_it_in_turn():
+    batches = ShuffledBatches(100, 10, seed=0, balance=RARE)
+    seen = set()
+    for epoch in range(2):
+        batches.set_epoch(epoch)
+        order = list(chain(*indices(batches)))
+        assert np.bincount(RARE[order]).tolist() == [50, 50]
+        assert epoch or len({i for i in order if RARE[i] == 0}) == 50, "of the frequent class nobody comes twice"
+        assert np.bincount(order, minlength=100)[95:].tolist() == [10] * 5
+        seen |= set(order)
+    assert seen == set(range(100)), "the second epoch brings the other half of the frequent class"
+
+
+@pytest.mark.parametrize("world", [2, 3])
+@pytest.mark.parametrize("kind", ["target", "source"])
+def test_balanced_batches_are_shared_out_like_others(kind, world):
+    def build(rank, world):
+        if kind == "target":
+            return ShuffledBatches(100, 12, 0, rank, world, RARE)
+        return CycledBatches(100, 12, 7, 0, rank, world, RARE)
+
+    parts = [list(build(rank, world)) for rank in range(world)]
+    for whole, *local in zip(build(0, 1), *parts, strict=True):
+        assert sorted(np.concatenate([part.indices for part in local])) == sorted(whole.indices)
+    drawn = np.concatenate([pick.indices for pick in build(0, 1)])
+    assert abs(RARE[drawn].mean() - 0.5) < 0.15
+
+
+@pytest.mark.parametrize("balance", [None, np.repeat([0, 1], [12, 5])])
+def test_every_pick_says_how_often_its_examples_came_before(balance):
+    """(example, times) never repeats, so the augmentation of an example never does."""
+    for batches in (ShuffledBatches(17, 8, 0, balance=balance), CycledBatches(17, 8, 3, 0, balance=balance)):
+        pairs = []
+        for epoch in range(4):
+            batches.set_epoch(epoch)
+            for pick in batches:
+                pairs += zip(pick.indices.tolist(), pick.times.tolist(), strict=True)
+        assert len(pairs) == len(set(pairs))

@@ -104,7 +104,7 @@ def test_the_published_splits_are_kept(tmp_path, shop):
     samples = clothes(tmp_path / "fashion")
     assert sorted(samples.given) == ["test", "train"]
     assert samples.given["test"].tolist() == list(range(10, 20))
-    with pytest.raises(UsageError, match="data.shots=2: a class has only 1 labels outside the test split"):
+    with pytest.raises(UsageError, match=r"data.shots=2: a class has only 1 labels outside the test split"):
         read_domain(compose(*chosen, "init=random", "data.shots=2"), "target")
 
 
@@ -121,7 +121,7 @@ def test_what_cannot_be_downloaded_is_one_line(tmp_path, shop, monkeypatch):
     (tmp_path / "empty").mkdir()
     with pytest.raises(UsageError, match=r"folder=.*empty: holds no FashionMNIST as torchvision lays it out"):
         clothes(tmp_path / "empty")
-    with pytest.raises(UsageError, match="dataset=Nonsense: torchvision has no data set of that name"):
+    with pytest.raises(UsageError, match=r"dataset=Nonsense: torchvision has no data set of that name"):
         torchvision_set("Nonsense", "n", str(tmp_path), BY_FLAG)
 
 

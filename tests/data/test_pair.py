@@ -63,5 +63,5 @@ def test_the_splits_do_not_depend_on_seed_strategy_or_alpha(store):
         ("strategy=scratch", "head=two", "alpha=0.5"),
     ):
         parts = assemble(compose("init=random", *overrides))
-        hashes.add(parts.data.domains["target"].split.hash)
+        hashes.add(parts.data.domains["target"].split_hash)
     assert len(hashes) == 1

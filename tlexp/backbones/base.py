@@ -1,5 +1,6 @@
 """The contract of a backbone, and how tensors and modules are grouped into stages."""
 
+import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Protocol
@@ -8,6 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from tlexp.errors import UsageError
+
+LAST_USE = ("truncation", "padding")
 
 
 @dataclass(frozen=True)
@@ -85,9 +88,11 @@ class TextSpec:
     def fingerprint(self) -> str:
         """Returns what changes where the same text would give other tokens."""
         tokenizer = self.tokenizer
-        fast = getattr(tokenizer, "backend_tokenizer", None)
-        # A tokenizer in Python has its rules in its class.
-        rules = fast.to_str() if fast is not None else f"{type(tokenizer)} {sorted(tokenizer.get_vocab().items())}"
+        if (fast := getattr(tokenizer, "backend_tokenizer", None)) is None:
+            rules: Any = f"{type(tokenizer)} {sorted(tokenizer.get_vocab().items())}"  # its rules are its class
+        else:
+            # How it last cut and padded is not what it is.
+            rules = {key: value for key, value in json.loads(fast.to_str()).items() if key not in LAST_USE}
         return f"{self.max_length} {rules}"
 
     def example(self, n: int) -> dict[str, Tensor]:

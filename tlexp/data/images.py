@@ -53,7 +53,7 @@ ENDINGS = [
 ]
 
 
-class UnreadableImage(UsageError):
+class UnreadableImageError(UsageError):
     """An image that is not one.
 
     Attributes:
@@ -87,7 +87,7 @@ class Pictures(Protocol):
         """Returns one, upright, with at most eight bits a channel.
 
         Raises:
-            UnreadableImage: for one that cannot be read.
+            UnreadableImageError: for one that cannot be read.
         """
 
 
@@ -109,7 +109,11 @@ class PixelArray:
 
     def names(self) -> list[str]:
         """Returns a digest of each."""
-        return [digest(image.tobytes()) + str(image.shape) for image in self.pixels]
+        return [digest(image.tobytes(), str(image.shape)) for image in self.pixels]
+
+    def identities(self) -> list[str]:
+        """Returns a digest of each."""
+        return self.names()
 
     def where(self, index: int) -> str:
         """Returns its number."""
@@ -155,6 +159,10 @@ class ImageFiles:
         """Returns the path, the size and the times of each: no file can change without one of them."""
         return [_named(path) for path in self.paths]
 
+    def identities(self) -> list[str]:
+        """Returns the path of each below their folder."""
+        return [str(path).removeprefix(self.root) for path in self.paths]
+
     def where(self, index: int) -> str:
         """Returns its path."""
         return str(self.paths[index])
@@ -199,6 +207,10 @@ class EncodedImages:
         """Returns a digest of each."""
         return [digest(self.column(int(row))) for row in self.rows]
 
+    def identities(self) -> list[str]:
+        """Returns the row of each."""
+        return [str(row) for row in self.rows]
+
     def where(self, index: int) -> str:
         """Returns its row, counted from 1."""
         return f"{self.root}: row {int(self.rows[index]) + 1}"
@@ -228,7 +240,7 @@ def _opened(file: Any, where: str) -> Image.Image:
     """Reads an image as its camera meant it, upright, with at most eight bits a channel.
 
     Raises:
-        UnreadableImage: for what is none.
+        UnreadableImageError: for what is none.
     """
     try:
         with warnings.catch_warnings():
@@ -241,7 +253,7 @@ def _opened(file: Any, where: str) -> Image.Image:
     except Exception as error:  # Pillow's plugins raise whatever a torn header leads them to
         reason = f"{error or type(error).__name__}".replace("\n", " ")
         reason = "unknown format" if isinstance(error, UnidentifiedImageError) else reason
-        raise UnreadableImage(where, f"not a readable image ({reason})") from error
+        raise UnreadableImageError(where, f"not a readable image ({reason})") from error
 
 
 def _eight_bit(picture: Image.Image, where: str) -> Image.Image:
@@ -253,7 +265,7 @@ def _eight_bit(picture: Image.Image, where: str) -> Image.Image:
         return picture
     values = np.asarray(picture)
     if picture.mode == "F" or values.min() < 0 or values.max() > 65535:
-        raise UnreadableImage(where, f"holds values beyond 16 bits (mode {picture.mode}); store 8 bits a channel")
+        raise UnreadableImageError(where, f"holds values beyond 16 bits (mode {picture.mode}); store 8 bits a channel")
     return Image.fromarray((values >> 8).astype(np.uint8))
 
 

@@ -112,8 +112,8 @@ def _content(dataset: str, found: Any) -> tuple[Any, list[int]]:
     """
     for pairs in ("samples", "_samples"):
         if hasattr(found, pairs):
-            paths, numbers = zip(*getattr(found, pairs), strict=True)
-            return paths, list(numbers)
+            paths, of_each = zip(*getattr(found, pairs), strict=True)
+            return paths, list(of_each)
     held = (getattr(found, key) for key in ("targets", "labels", "_labels") if hasattr(found, key))
     numbers: Any = next(held, None)
     for files in ("_image_files", "_images"):

@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import pytorch_lightning as pl
@@ -12,7 +13,7 @@ from rich.progress import track
 from torch.utils.data import DataLoader
 
 from tlexp.backbones.base import InputSpec, TextSpec
-from tlexp.cache import Cache, cores
+from tlexp.cache import Cache, cores, digest
 from tlexp.data.augment import Augment, AugmentedDataset
 from tlexp.data.batches import ArrayDataset, Batch, CycledBatches, OrderedBatches, Pick, ShuffledBatches
 from tlexp.data.samples import PARTS, Indices, Samples
@@ -33,6 +34,14 @@ class Domain:
     def sizes(self) -> dict[str, int]:
         """Returns the number of examples by split."""
         return {part: len(getattr(self.split, part)) for part in PARTS}
+
+    @cached_property
+    def split_hash(self) -> str:
+        """12 hexadecimal digits that are equal exactly where the same examples lie in the same splits."""
+        names, classes = self.samples.inputs.identities(), self.samples.classes
+        of = {part: getattr(self.split, part).tolist() for part in PARTS}
+        lines = {part: sorted(f"{classes[self.samples.labels[i]]}: {names[i]}" for i in of[part]) for part in PARTS}
+        return digest(*(line for part in PARTS for line in (part, *lines[part])))[:12]
 
     def labels(self, part: str) -> torch.Tensor:
         """Returns the labels of a split, shape (n,)."""

@@ -26,6 +26,9 @@ class Inputs(Protocol):
     def take(self, indices: Indices) -> "Inputs":
         """Returns some of them."""
 
+    def identities(self) -> list[str]:
+        """Returns what each example is called wherever the data lie."""
+
     def prepared(self, spec: Any, cache: Cache | None = None, whole: bool = False) -> Any:
         """Returns what maps indices (batch,) to the batch a backbone with this input expects.
 

@@ -6,9 +6,10 @@ import numpy as np
 from PIL import Image
 
 from tlexp.cache import Cache, digest
-from tlexp.data.images import UnreadableImage
+from tlexp.data.images import UnreadableImageError
 
-FORMAT = 1  # another number where the same file would have other facts
+SMALL = 64  # pixels: of less, a thumbnail is too coarse to tell two pictures apart
+FORMAT = 2  # another number where the same file would have other facts
 
 
 class Facts(NamedTuple):
@@ -20,7 +21,7 @@ class Facts(NamedTuple):
         height: pixels; 0 for a text.
         mode: how its colours are stored, in Pillow's words; empty for a text.
         content: equal for examples with the same pixels, or the same words.
-        look: 64 bits that nearly the same pictures share nearly all of; 0 for a text.
+        look: 64 bits that nearly the same pictures share nearly all of; 0 for a text or a small picture.
     """
 
     error: str | None = None
@@ -48,7 +49,7 @@ def facts(inputs: Any, cache: Cache | None = None) -> list[Facts]:
 def _facts(inputs: Any, index: int) -> Facts:
     try:
         picture = inputs.opened(index)
-    except UnreadableImage as error:
+    except UnreadableImageError as error:
         return Facts(error.reason)
     mode = picture.mode
     colours = picture.convert("RGBA" if "A" in mode else "RGB")
@@ -58,6 +59,8 @@ def _facts(inputs: Any, index: int) -> Facts:
 
 def _look(picture: Image.Image) -> int:
     """Returns the signs of 64 horizontal differences of a 9x8 thumbnail: a "difference hash" (Krawetz 2013)."""
+    if min(picture.size) < SMALL:
+        return 0
     thumbnail = np.asarray(picture.convert("L").resize((9, 8), Image.Resampling.BOX), np.int16)
     bits = (thumbnail[:, 1:] > thumbnail[:, :-1]).ravel()
     return int("".join("1" if bit else "0" for bit in bits), 2)

@@ -1,6 +1,5 @@
 """Fixed, stratified splits and nested label budgets, drawn from `split_seed` and never from a run's seed."""
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -11,6 +10,7 @@ from tlexp.errors import UsageError
 from tlexp.streams import permutation
 
 Indices = NDArray[np.int64]
+ORDERS, NEAR = 16, 0.005  # orders of groups that are tried, until one is this near to what is wanted
 VAL_EVERY = 5  # of five labelled examples of a class the second validates, so that a single one trains
 
 
@@ -27,14 +27,6 @@ class Split:
     train: Indices
     val: Indices
     test: Indices
-
-    @property
-    def hash(self) -> str:
-        """12 hexadecimal digits that are equal exactly where all three parts are."""
-        digest = hashlib.sha256()
-        for part in (self.train, self.val, self.test):
-            digest.update(len(part).to_bytes(8, "big") + part.astype("<i8").tobytes())
-        return digest.hexdigest()[:12]
 
 
 def split(
@@ -130,8 +122,8 @@ def _budget(available: int, shots: int | None, fraction: float | None) -> int:
 
 def _check_bought(label: int, shots: int, train: int, trains: Indices, val: int, validates: Indices) -> None:
     if len(trains) < train or (len(validates) < val):
-        have = f"{len(trains)} to train and {len(validates)} to validate"
-        rule = f"groups stay whole, which leaves class number {label} {have} of {train} and {val}"
+        have = f"{len(trains)} to train on and {len(validates)} to validate with"
+        rule = f"groups stay whole, which leaves class number {label} with {have} where {train} and {val} are bought"
         raise UsageError(f"data.shots={shots}: {rule}; use fewer, or another split_seed or data.draw")
 
 
@@ -141,18 +133,21 @@ def _whole_groups(
     """Returns which of `pool` are in groups that together hold about `fraction` of each class.
 
     Groups come in an order by chance, and each is taken where that brings the counts of the classes nearer to what
-    is wanted. One group at least is taken, and one is left.
+    is wanted; of several orders the one that comes nearest counts. One group at least is taken, and one is left.
     """
     members, which = np.unique(groups[pool], return_inverse=True)
     counts = np.zeros((len(members), int(labels.max()) + 1))
     np.add.at(counts, (which, labels[pool]), 1)
     wanted = fraction * counts.sum(0)
-    taken = np.zeros(len(members), bool)
-    order = permutation(len(members), seed, "groups", *name)
-    for group in order[:-1]:
-        rest = wanted - counts[taken].sum(0)
-        if np.abs(rest - counts[group]).sum() < np.abs(rest).sum():
-            taken[group] = True
-    if not taken.any() and len(members) > 1:
-        taken[order[0]] = True
-    return taken[which]
+    best, nearest = np.zeros(len(members), bool), np.inf
+    for attempt in range(ORDERS):
+        order, rest = permutation(len(members), seed, "groups", *name, attempt), wanted
+        taken = np.zeros(len(members), bool)
+        for group in order[:-1]:
+            if not taken.any() or np.abs(rest - counts[group]).sum() < np.abs(rest).sum():
+                taken[group], rest = True, rest - counts[group]
+        if np.abs(rest).sum() < nearest:
+            best, nearest = taken, np.abs(rest).sum()
+        if nearest <= NEAR * wanted.sum():
+            break
+    return best[which]

@@ -58,6 +58,10 @@ class Texts:
         """Returns some of them."""
         return Texts(tuple(self.texts[index] for index in indices))
 
+    def identities(self) -> list[str]:
+        """Returns the texts themselves."""
+        return list(self.texts)
+
     def prepared(self, spec: TextSpec, cache: Cache | None = None, whole: bool = False) -> TokenTable:
         """Tokenises each of them once."""
         return TokenTable(self.texts, spec, cache)

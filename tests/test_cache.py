@@ -1,0 +1,227 @@
+"""The cache: computed once, whole after a kill, bounded, and right again when a file changes."""
+
+import multiprocessing
+import os
+import signal
+import time
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from tests.conftest import FILES, compose
+from tests.data.test_readers import tree
+from tlexp.assemble import assemble
+from tlexp.backbones.base import InputSpec
+from tlexp.cache import Cache, Ledger
+from tlexp.data import images
+from tlexp.data.images import ImageFiles, PixelArray
+from tlexp.data.tables import InMemory, Stored, Streamed
+
+SPEC = InputSpec(3, 16, (0.5,) * 3, (0.25,) * 3, "bicubic", 18)
+FORK = multiprocessing.get_context("fork")
+
+
+@pytest.fixture
+def cache(tmp_path):
+    return Cache(tmp_path / "cache", 10**8)
+
+
+@pytest.fixture
+def files(tmp_path):
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for place in range(20):
+        pixels = np.random.default_rng(place).integers(0, 256, (24, 20 + place, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{place:02d}.png")
+    return ImageFiles(tuple(sorted(folder.iterdir())), str(folder))
+
+
+@pytest.fixture
+def decodes(monkeypatch, tmp_path):
+    """Counts how many pictures are opened, by all processes."""
+    count, real = tmp_path / "opened", images._opened
+
+    def counted(file, where):
+        with count.open("ab", buffering=0) as log:
+            log.write(b"x")
+        return real(file, where)
+
+    monkeypatch.setattr(images, "_opened", counted)
+    return lambda: count.stat().st_size if count.exists() else 0
+
+
+def everything(table):
+    return table[np.arange(len(table))]
+
+
+def test_each_picture_is_decoded_once_whatever_part_of_them_is_asked_for(cache, files, decodes):
+    some = files.take(np.array([3, 1, 4])).prepared(SPEC, cache)
+    assert isinstance(some, Stored)
+    assert decodes() == 3
+    table = files.prepared(SPEC, cache)
+    assert decodes() == 20
+    assert torch.equal(everything(table), everything(files.prepared(SPEC)))
+    assert torch.equal(everything(some), everything(table)[[3, 1, 4]])
+    decoded = decodes()
+    assert torch.equal(everything(files.prepared(SPEC, cache)), everything(table))
+    assert decodes() == decoded
+
+
+def test_another_geometry_is_another_entry_and_other_statistics_are_not(cache, files, decodes):
+    files.prepared(SPEC, cache)
+    other = InputSpec(3, 16, (0.1,) * 3, (0.9,) * 3, "bicubic", 18)
+    assert torch.equal(everything(files.prepared(other, cache)), everything(files.prepared(other)))
+    assert decodes() == 20 + 20, "once for the cache, once without it"
+    files.prepared(InputSpec(3, 12, (0.5,) * 3, (0.25,) * 3, "bicubic", 18), cache)
+    assert decodes() == 60
+
+
+def test_a_file_that_changes_is_read_again_also_with_the_old_size_and_time(cache, files, decodes):
+    files.prepared(SPEC, cache)
+    path = files.paths[7]
+    stat = path.stat()
+    Image.new("RGB", (16, 16), (200, 0, 0)).save(path)
+    content = path.read_bytes()
+    path.write_bytes(content + b"\0" * max(0, stat.st_size - len(content)))
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert path.stat().st_size == stat.st_size
+    changed = files.prepared(SPEC, cache)
+    assert decodes() == 21
+    assert changed.picture(7)[:, 0, 0].tolist() == [200, 0, 0]
+
+
+def test_pictures_keep_their_margins_for_crops_at_random(cache, files):
+    whole = files.prepared(SPEC, cache, whole=True)
+    shapes = {tuple(whole.picture(place).shape) for place in range(len(whole))}
+    assert len(shapes) > 5
+    assert all(min(shape[1:]) == 18 for shape in shapes)
+
+
+def test_processes_that_come_together_decode_each_picture_once_and_agree(cache, files, decodes):
+    queue = FORK.Queue()
+
+    def read(part):
+        queue.put((part, everything(files.take(np.arange(part, 20)).prepared(SPEC, cache)).double().sum().item()))
+
+    processes = [FORK.Process(target=read, args=(part,)) for part in (0, 0, 5, 10)]
+    for process in processes:
+        process.start()
+    answers = [queue.get(timeout=60) for _ in processes]
+    for process in processes:
+        process.join()
+    assert decodes() == 20
+    expected = {
+        part: everything(files.take(np.arange(part, 20)).prepared(SPEC)).double().sum().item() for part, _ in answers
+    }
+    assert dict(answers) == pytest.approx(expected)
+
+
+def test_a_process_killed_while_it_writes_leaves_nothing_wrong(cache, tmp_path, monkeypatch):
+    folder = tree(tmp_path / "many", a=600)
+    files = ImageFiles(tuple(sorted((folder / "a").iterdir())), str(folder))
+    real = images._opened
+
+    def slow(file, where):
+        time.sleep(0.001)
+        return real(file, where)
+
+    monkeypatch.setattr(images, "_opened", slow)
+    for wait in (0.02, 0.2, 0.45):
+        process = FORK.Process(target=files.prepared, args=(SPEC, cache))
+        process.start()
+        time.sleep(wait)
+        os.kill(process.pid, signal.SIGKILL)
+        process.join()
+    monkeypatch.setattr(images, "_opened", real)
+    assert torch.equal(everything(files.prepared(SPEC, cache)), everything(files.prepared(SPEC)))
+
+
+def test_half_written_pixels_are_written_over_and_a_lost_file_is_made_again(cache, files):
+    files.take(np.arange(10)).prepared(SPEC, cache)
+    (file,) = cache.folder.glob("pictures/*/pixels")
+    with file.open("ab") as pixels:
+        pixels.write(b"half a picture")
+    expected = everything(files.prepared(SPEC))
+    assert torch.equal(everything(files.prepared(SPEC, cache)), expected)
+    file.unlink()
+    assert torch.equal(everything(files.prepared(SPEC, cache)), expected)
+
+
+def test_what_was_used_longest_ago_makes_room(tmp_path, files):
+    size = 20 * 16 * 16 * 3
+    cache = Cache(tmp_path / "cache", 3 * size + 60_000)  # with room for the ledgers
+    kept = {}
+    for place, mean in enumerate((0.1, 0.2, 0.3, 0.4)):
+        # The mean fills borders, so that each of these is another entry.
+        spec = InputSpec(3, 16, (mean,) * 3, (1.0,) * 3, "bicubic", 16, "border")
+        kept[place] = files.prepared(spec, cache), everything(files.prepared(spec))
+        time.sleep(0.02)
+    assert sum(file.stat().st_size for file in cache.folder.rglob("*") if file.is_file()) <= cache.limit
+    assert len(list(cache.folder.glob("pictures/*/pixels"))) < 4
+    for table, expected in kept.values():
+        assert torch.equal(everything(table), expected), "who has it open goes on reading"
+
+
+def test_what_does_not_fit_is_decoded_each_time_and_said(tmp_path, decodes):
+    folder = tree(tmp_path / "pets", cat=10, dog=10)
+    run = ("data=folder", f"data.target.root={folder}", "init=random", "batch_size=4", "cache_gb=0")
+    data = assemble(compose(*run)).data
+    data.read()
+    assert isinstance(data.raw("target", "train").inputs, Streamed)
+    assert any("decoded again in every epoch" in notice for notice in data.notices())
+    loader = data.train_dataloader().iterables["target"]
+    assert loader.num_workers >= 1
+    batches = [list(loader) for _ in range(2)]
+    assert decodes() > 0
+    stored = assemble(compose(*run, "cache_gb=1")).data
+    stored.read()
+    for ours, theirs in zip(batches[0], stored.train_dataloader().iterables["target"], strict=True):
+        assert torch.equal(ours.inputs, theirs.inputs)
+        assert torch.equal(ours.labels, theirs.labels)
+
+
+def test_a_full_disk_leaves_a_slower_run(cache, files, monkeypatch, caplog):
+    def full(descriptor):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    assert isinstance(files.prepared(SPEC, cache), Streamed)
+    assert "No space left on device; pictures are decoded again in every epoch" in caplog.text
+    monkeypatch.undo()
+    assert torch.equal(everything(files.prepared(SPEC, cache)), everything(files.prepared(SPEC)))
+
+
+def test_arrays_of_the_right_size_stay_in_memory_and_others_are_kept(cache):
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 16, 16, 3), dtype=np.uint8)
+    fits = InputSpec(3, 16, (0.5,) * 3, (0.25,) * 3)
+    assert isinstance(PixelArray(pixels).prepared(fits, cache), InMemory)
+    stored = PixelArray(pixels).prepared(SPEC, cache)
+    assert isinstance(stored, Stored)
+    assert torch.equal(everything(stored), everything(PixelArray(pixels).prepared(SPEC)))
+
+
+def test_tokens_are_kept_for_the_same_texts_and_the_same_tokenizer(monkeypatch, tmp_path):
+    bert = ("backbone=text", f"backbone.name={FILES / 'tiny_bert'}", "init=random", "data=table")
+    run = (*bert, f"data.target.root={FILES / 'letters.csv'}", f"cache={tmp_path / 'cache'}")
+    first, second, shorter = (assemble(compose(*run, *more)).data for more in ((), (), ("backbone.max_length=4",)))
+    before = first.raw("target", "test").inputs
+    monkeypatch.setattr(type(first.spec), "tokens", lambda *args: pytest.fail("tokenised again"))
+    again = second.raw("target", "test").inputs
+    for ours, theirs in zip(before[np.arange(5)].values(), again[np.arange(5)].values(), strict=True):
+        assert torch.equal(ours, theirs)
+    assert before.truncated == again.truncated
+    with pytest.raises(pytest.fail.Exception, match="tokenised again"):
+        shorter.raw("target", "test")
+
+
+def test_a_ledger_has_a_value_or_has_it_not(tmp_path):
+    ledger = Ledger(tmp_path / "ledger.sqlite")
+    ledger.add({"a": [1, 2], "b": "why not"})
+    ledger.add({"a": [3]})
+    assert Ledger(tmp_path / "ledger.sqlite").read() == {"a": [3], "b": "why not"}
+
+
+def test_where_the_cache_lies_changes_no_key(tmp_path):
+    assert compose(f"cache={tmp_path}", "cache_gb=1", "workers=3").hash == compose().hash

@@ -1,0 +1,157 @@
+"""What is wrong with data before anything trains on them: what cannot be read, what is there twice, what leaks."""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations_with_replacement
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tlexp.data.pair import Domain
+from tlexp.data.samples import PARTS
+from tlexp.data.scan import Facts
+
+ALIKE_BITS = 2  # of 64 that may differ between pictures that look the same
+PLAIN_BITS = 6  # fewer edges than this say nothing: every plain picture looks like every other
+RATIO = 10  # between the largest and the smallest class, from which balancing is worth a thought
+
+
+@dataclass(frozen=True)
+class Place:
+    """A split of a role, and which of its examples lie in it.
+
+    Attributes:
+        name: `target/train` and the like.
+        facts: of its examples, in order.
+        labels: the names of their classes.
+        wheres: what people know each by.
+    """
+
+    name: str
+    facts: Sequence[Facts]
+    labels: Sequence[str]
+    wheres: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Twins:
+    """Examples of two splits, or of one, that are the same or look the same.
+
+    Attributes:
+        first: the one split.
+        second: the other split, or the same.
+        same: how many examples of the second are in the first as well.
+        alike: how many more look nearly the same; pictures only.
+        example: the first pair, by their names.
+    """
+
+    first: str
+    second: str
+    same: int
+    alike: int
+    example: str
+
+    @property
+    def leak(self) -> bool:
+        """Whether what is trained on, or chosen by, is in the target's test split."""
+        return self.second == "target/test" != self.first or self.first == "target/test" != self.second
+
+
+def places(domains: Mapping[str, Domain], facts: Mapping[str, Sequence[Facts]]) -> list[Place]:
+    """Returns every split of every role."""
+    found = []
+    for role, domain in domains.items():
+        samples = domain.samples
+        where = getattr(samples.inputs, "where", lambda index: f"row {index + 1}")
+        for part in PARTS:
+            indices = getattr(domain.split, part).tolist()
+            names = [samples.classes[samples.labels[index]] for index in indices]
+            found.append(Place(f"{role}/{part}", [facts[role][i] for i in indices], names, [where(i) for i in indices]))
+    return found
+
+
+def twins(splits: Sequence[Place]) -> list[Twins]:
+    """Returns every pair of splits that share examples, each split with itself included."""
+    found = (_twins(first, second) for first, second in combinations_with_replacement(splits, 2))
+    return [pair for pair in found if pair.same or pair.alike]
+
+
+def _twins(first: Place, second: Place) -> Twins:
+    itself = first is second
+    seen: dict[str, int] = {}
+    pairs: list[tuple[int, int]] = []
+    if not itself:
+        seen = {fact.content: index for index, fact in reversed(list(enumerate(first.facts)))}
+    for index, fact in enumerate(second.facts):
+        if (other := seen.get(fact.content)) is not None:
+            pairs.append((other, index))
+        elif itself:
+            seen[fact.content] = index
+    same = {index for _, index in pairs}
+    near = [(one, two) for one, two in _alike(first, second, itself) if two not in same]
+    shown = (pairs + near)[:1]
+    example = "".join(f"{first.wheres[one]} and {second.wheres[two]}" for one, two in shown)
+    return Twins(first.name, second.name, len(pairs), len({two for _, two in near}), example)
+
+
+def _alike(first: Place, second: Place, itself: bool) -> Iterator[tuple[int, int]]:
+    """Yields pairs of pictures whose thumbnails differ in next to nothing."""
+    ours, theirs = (_looks(place) for place in (first, second))
+    useful = np.flatnonzero(_edges(theirs))
+    if not _edges(ours).any() or not len(useful):
+        return
+    for start in range(0, len(useful), 256):
+        rows = useful[start : start + 256]
+        distance = np.bitwise_count(theirs[rows, None] ^ ours[None])
+        close = (distance <= ALIKE_BITS) & _edges(ours)[None]
+        if itself:
+            close &= np.arange(len(ours))[None] < rows[:, None]
+        for row, other in np.argwhere(close):
+            yield int(other), int(rows[row])
+
+
+def _looks(place: Place) -> NDArray[np.uint64]:
+    return np.array([fact.look for fact in place.facts], np.uint64)
+
+
+def _edges(looks: NDArray[np.uint64]) -> NDArray[np.bool_]:
+    bits = np.bitwise_count(looks)
+    return (bits >= PLAIN_BITS) & (bits <= 64 - PLAIN_BITS)
+
+
+def disagreements(splits: Sequence[Place]) -> list[str]:
+    """Returns pairs of equal examples of one role that have different labels."""
+    seen: dict[tuple[str, str], tuple[str, str]] = {}
+    found = []
+    for place in splits:
+        role = place.name.split("/")[0]
+        for fact, label, where in zip(place.facts, place.labels, place.wheres, strict=True):
+            other, label_of_other = seen.setdefault((role, fact.content), (where, label))
+            if label != label_of_other:
+                found.append(f"{other} is {label_of_other}, {where} is {label}")
+    return found
+
+
+def warnings(domains: Mapping[str, Domain], splits: Sequence[Place], pairs: Sequence[Twins]) -> list[str]:
+    """Returns what a user should look at, what matters most first."""
+    found = []
+    for pair in pairs:
+        if pair.leak:
+            both = f"{pair.same:,} the same, {pair.alike:,} nearly" if pair.alike else f"{pair.same:,} the same"
+            found.append(f"leak: {pair.first} and {pair.second} share examples ({both}), such as {pair.example}")
+    if differing := disagreements(splits):
+        found.append(f"labels: {len(differing):,} equal examples have different ones, such as {differing[0]}")
+    for pair in pairs:
+        if not pair.leak and pair.same:
+            where = f"within {pair.first}" if pair.first == pair.second else f"in {pair.first} and {pair.second}"
+            found.append(f"twice: {pair.same:,} examples {where}, such as {pair.example}")
+    for role, domain in domains.items():
+        found += [f"{role}: {notice}" for notice in domain.notices()]
+        counts = Counter(domain.labels("train").tolist())
+        (most, n), (least, m) = counts.most_common()[0], counts.most_common()[-1]
+        if n >= RATIO * m:
+            names = domain.samples.classes
+            rule = "see objective.class_weights and data.sampling"
+            found.append(f"{role}: {names[most]} has {n:,} training examples and {names[least]} {m:,}; {rule}")
+    return found
