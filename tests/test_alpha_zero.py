@@ -32,8 +32,8 @@ class RandomState(pl.Callback):
 def plain_loop(backbone: str) -> tuple[Any, torch.optim.Optimizer, torch.Tensor, dict[str, float]]:
     """Trains on the target with nothing but PyTorch; only the model and the tensors are the product's."""
     parts = assemble(compose(*RUN, *BACKBONES[backbone]))
-    model, target = parts.task.model, parts.data.domains["target"]
-    sets = {part: target.dataset(part, parts.data.spec) for part in ("train", "val")}
+    model = parts.task.model
+    sets = {part: parts.data.raw("target", part) for part in ("train", "val")}
     rates = {"backbone": 0.001, "heads": 0.01}
     groups = []
     for stage in model.stages:
@@ -134,8 +134,8 @@ def test_alpha_infinity_is_the_source_alone():
     run = (*RUN, "alpha=inf", "backbone.dropout=0", "optimizer=sgd", "schedule=constant", "strategy=full_transfer")
     parts, _ = fit(compose(*run))
     twin = assemble(compose(*run))
-    model, source = twin.task.model, twin.data.domains["source"]
-    data = source.dataset("train", twin.data.spec)
+    model = twin.task.model
+    data = twin.data.raw("source", "train")
     groups = {True: [], False: []}
     for parameter in model.parameters():
         groups[parameter.ndim > 1].append(parameter)

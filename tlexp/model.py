@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from tlexp.backbones.base import Backbone, Stage
+from tlexp.backbones.base import Backbone, InputSpec, Stage
 from tlexp.norm import SourceStatistics
 from tlexp.streams import forked
 
@@ -87,18 +87,24 @@ class TransferModel(nn.Module):
     def features(self, x: Any, domain: str = "target") -> Tensor:
         """Maps inputs (batch, ...) to the backbone's features (batch, num_features) under a domain's statistics."""
         if isinstance(x, Tensor):
-            x = x.contiguous(memory_format=self.memory_format)
+            x = self.normalised(x).contiguous(memory_format=self.memory_format)
         own = self.source_statistics if domain == "source" else None
         with own.active(self.backbone) if own is not None else nullcontext():
             features: Tensor = self.backbone(x)
         return features
 
+    def normalised(self, x: Tensor) -> Tensor:
+        """Returns pictures, which travel as bytes, as the backbone expects them; other inputs as they are."""
+        if x.dtype != torch.uint8:
+            return x
+        spec: InputSpec = self.backbone.input
+        return spec.normalised(x).to(next(self.parameters()).dtype)
+
     @torch.no_grad()
     def encode(self, x: Any, domain: str) -> Tensor:
         """Returns the features (batch, num_features) of a frozen backbone, on the CPU, for inputs from there."""
         device = next(self.parameters()).device
-        dtype = next(self.parameters()).dtype
-        moved = {name: value.to(device) for name, value in x.items()} if isinstance(x, dict) else x.to(device, dtype)
+        moved = {name: value.to(device) for name, value in x.items()} if isinstance(x, dict) else x.to(device)
         return self.features(moved, domain).float().cpu()
 
     def moving_statistics(self) -> list[Tensor]:

@@ -91,7 +91,7 @@ class TransferTask(pl.LightningModule):
         if self.mix is not None:
             assert isinstance(inputs, Tensor)
             with forked(self.seed, "mix", role, self.current_epoch, batch_idx, self.global_rank):
-                inputs, labels = self.mix(inputs, labels, self.classes[role])
+                inputs, labels = self.mix(self.model.normalised(inputs), labels, self.classes[role])
         logits = self.model(inputs, role)
         loss: Tensor = self.criteria[role](logits, labels).mean()
         self._count(role, loss, logits, labels if labels.ndim == 1 else labels.argmax(1))

@@ -47,8 +47,10 @@ def classifier(file, name="tf_efficientnet_lite0"):
 
     @torch.no_grad()
     def probabilities(files, **changes):
-        images = files.prepared(replace(backbone.input, **changes))
-        batches = (images[range(start, min(start + 64, len(files)))] for start in range(0, len(files), 64))
+        spec = replace(backbone.input, **changes)
+        images = files.prepared(spec)
+        places = (range(start, min(start + 64, len(files))) for start in range(0, len(files), 64))
+        batches = (spec.normalised(images[chosen]) for chosen in places)
         logits = [backbone(batch) @ tensors["classifier.weight"].T + tensors["classifier.bias"] for batch in batches]
         return torch.cat(logits).softmax(1)
 

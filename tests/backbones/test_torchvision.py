@@ -52,7 +52,7 @@ def test_preprocessing_is_that_of_the_chosen_weights():
         from PIL import Image
 
         expected = weights.transforms()(Image.fromarray(picture.numpy()))
-        ours = PixelArray(picture.numpy()[None]).prepared(backbone.input)[[0]][0]
+        ours = backbone.input.normalised(PixelArray(picture.numpy()[None]).prepared(backbone.input)[[0]])[0]
         assert ours.shape == expected.shape
         assert torch.allclose(ours, expected, atol=1e-5)
     with pytest.raises(UsageError, match="weights=IMAGENET1K_V9: torchvision has IMAGENET1K_V1, IMAGENET1K_V2 for"):

@@ -18,14 +18,15 @@ def opened(path, channels):
     return channelled(ImageFiles((path,)).opened(0), channels)
 
 
-def everything(table):
-    return table[range(len(table))]
+def inputs_of(pictures, spec):
+    table = pictures.prepared(spec)
+    return spec.normalised(table[range(len(table))])
 
 
 def test_inputs_are_normalised_and_enlarged_as_the_backbone_says():
     images = np.zeros((2, 8, 8, 1), np.uint8)
     images[1] = 255
-    inputs = everything(PixelArray(images).prepared(InputSpec(3, 12, (0.5, 0.4, 0.3), (0.5, 0.2, 0.1), "bicubic")))
+    inputs = inputs_of(PixelArray(images), InputSpec(3, 12, (0.5, 0.4, 0.3), (0.5, 0.2, 0.1), "bicubic"))
     assert inputs.shape == (2, 3, 12, 12)
     assert torch.allclose(inputs[0].amax((1, 2)), torch.tensor([-1.0, -2.0, -3.0]))
     assert torch.allclose(inputs[1].amin((1, 2)), torch.tensor([1.0, 3.0, 7.0]))
@@ -49,18 +50,18 @@ def test_pixels_are_those_of_timms_own_evaluation(name, size):
     config = resolve_model_data_config(timm.create_model(name, num_classes=0))
     config["input_size"] = (3, backbone.input.size, backbone.input.size)
     pixels = np.random.default_rng(0).integers(0, 256, (300, 420, 3), dtype=np.uint8)
-    ours = everything(PixelArray(pixels[None]).prepared(backbone.input))[0]
+    ours = inputs_of(PixelArray(pixels[None]), backbone.input)[0]
     assert torch.allclose(ours, create_transform(**config, is_training=False)(Image.fromarray(pixels)), atol=1e-5)
 
 
 def test_a_border_crop_pads_the_shorter_side():
     spec = InputSpec(3, 8, (0.0,) * 3, (1.0,) * 3, crop="border")
-    ours = everything(PixelArray(np.full((1, 8, 16, 3), 255, np.uint8)).prepared(spec))[0]
+    ours = inputs_of(PixelArray(np.full((1, 8, 16, 3), 255, np.uint8)), spec)[0]
     assert ours.shape == (3, 8, 8)
     assert (ours[:, 2:6] == 1).all()
     assert (ours[:, :2] == 0).all()
     assert (ours[:, 6:] == 0).all()
-    padded = everything(PixelArray(np.full((1, 8, 16, 3), 255, np.uint8)).prepared(replace(spec, mean=(0.2, 0.4, 0.6))))
+    padded = inputs_of(PixelArray(np.full((1, 8, 16, 3), 255, np.uint8)), replace(spec, mean=(0.2, 0.4, 0.6)))
     assert torch.allclose(padded[0, :, 0], torch.zeros(3, 8), atol=3e-3), "the mean, which becomes zero"
 
 
@@ -77,14 +78,14 @@ def test_sixteen_bits_keep_their_upper_eight(tmp_path):
 def test_colour_becomes_grey_by_luminance_where_the_backbone_is_grey():
     colours = np.array([[255, 0, 0], [0, 255, 0], [0, 0, 255]], np.uint8)
     images = np.broadcast_to(colours[:, None, None], (3, 4, 4, 3))
-    inputs = everything(PixelArray(images).prepared(InputSpec(1, 4, (0.0,), (1.0,))))
+    inputs = inputs_of(PixelArray(images), InputSpec(1, 4, (0.0,), (1.0,)))
     assert torch.allclose(inputs.mean((1, 2, 3)), torch.tensor([0.299, 0.587, 0.114]), atol=4e-3)
 
 
 def test_channels_that_do_not_fit_are_named():
     with pytest.raises(UsageError, match=r"images of 2 channels: the backbone takes 3; .* backbone.in_chans=2"):
         PixelArray(np.zeros((1, 4, 4, 2), np.uint8)).prepared(InputSpec(3, 4, (0.5,) * 3, (0.5,) * 3))
-    five = everything(PixelArray(np.full((1, 4, 4, 5), 51, np.uint8)).prepared(InputSpec(5, 4, (0.1,) * 5, (0.1,) * 5)))
+    five = inputs_of(PixelArray(np.full((1, 4, 4, 5), 51, np.uint8)), InputSpec(5, 4, (0.1,) * 5, (0.1,) * 5))
     assert torch.allclose(five, torch.ones(1, 5, 4, 4))
     with pytest.raises(UsageError, match=r"backbone.in_chans=5: pictures have 1, 3 or 4 channels"):
         ImageFiles((Path("x.png"),)).prepared(InputSpec(5, 4, (0.1,) * 5, (0.1,) * 5))

@@ -68,9 +68,9 @@ def test_shared_representation_with_one_head_is_weighted_logistic_regression():
     fit_full_batches(parts, epochs=3, steps=500)
 
     model = parts.task.model.eval()
-    sets = {role: domain.dataset("train", parts.data.spec) for role, domain in parts.data.domains.items()}
+    sets = {role: parts.data.raw(role, "train") for role in parts.data.domains}
     with torch.no_grad():
-        features = {role: model.backbone(data.inputs[range(len(data))]).numpy() for role, data in sets.items()}
+        features = {role: model.features(data.inputs[range(len(data))], role).numpy() for role, data in sets.items()}
         ours = model(sets["target"].inputs[range(len(sets["target"]))]).numpy()
     n, m = (len(features[role]) for role in ("target", "source"))
     oracle = LogisticRegression(C=1 / decay, tol=1e-10, max_iter=10000).fit(
@@ -89,7 +89,9 @@ def fit_full_batches(parts: Any, epochs: int, steps: int) -> None:
     """Trains with all of both domains in every step, so that descent is deterministic."""
     sizes = {role: domain.sizes()["train"] for role, domain in parts.data.domains.items()}
     batches = {role: CycledBatches(size, size, steps, seed=0) for role, size in sizes.items()}
-    train = CombinedLoader({r: parts.data._loader(r, "train", b) for r, b in batches.items()}, "min_size")
+    train = CombinedLoader(
+        {r: parts.data._loader(parts.data.dataset(r, "train"), b) for r, b in batches.items()}, "min_size"
+    )
     off = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
     with quiet():
         trainer = pl.Trainer(accelerator="cpu", max_epochs=epochs, check_val_every_n_epoch=epochs, **off)

@@ -41,6 +41,11 @@ class InputSpec:
         """Returns `n` inputs of the right form, all zero."""
         return torch.zeros(n, self.channels, self.size, self.size)
 
+    def normalised(self, pixels: Tensor) -> Tensor:
+        """Maps uint8 (..., channels, height, width) to float32 of the same shape, on the same device."""
+        mean, std = (torch.tensor(values, device=pixels.device).view(-1, 1, 1) for values in (self.mean, self.std))
+        return pixels.float().div_(255).sub_(mean).div_(std)
+
     def described(self) -> dict[str, Any]:
         """Returns the plain values that a checkpoint keeps."""
         plain = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}

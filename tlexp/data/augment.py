@@ -7,7 +7,7 @@ from torch import Tensor
 
 from tlexp.backbones.base import InputSpec
 from tlexp.data.batches import ArrayDataset, Batch, Pick
-from tlexp.data.tables import Normalised, Table
+from tlexp.data.tables import Table
 from tlexp.errors import UsageError
 from tlexp.streams import forked
 
@@ -66,7 +66,7 @@ class Augment:
         return self.scale < 1 or self.stretch > 1
 
     def transform(self, spec: InputSpec) -> Any:
-        """Returns what maps a picture, uint8 (channels, height, width), to an input (channels, size, size).
+        """Returns what maps a picture, uint8 (channels, height, width), to another one (channels, size, size).
 
         Raises:
             UsageError: for changes of colour where the channels are no colours.
@@ -86,11 +86,10 @@ class Augment:
         steps += [v2.RandomHorizontalFlip(self.flip)] if self.flip else []
         if self.colour or self.hue:
             steps.append(v2.ColorJitter(self.colour, self.colour, self.colour, self.hue))
+        fill = [round(255 * value) for value in spec.mean]  # about zero once it is normalised
         if self.random_ops:
-            fill = [round(255 * value) for value in spec.mean]
             steps.append(v2.RandAugment(self.random_ops, self.magnitude, fill=fill))
-        steps.append(Normalised(spec))
-        steps += [v2.RandomErasing(self.erase)] if self.erase else []
+        steps += [v2.RandomErasing(self.erase, value=fill)] if self.erase else []
         return v2.Compose(steps)
 
 

@@ -135,7 +135,7 @@ class PixelArray:
             rule = f"the backbone takes {spec.channels}; choose another one or backbone.in_chans={channels}"
             raise UsageError(f"images of {channels} channels: {rule}")
         if height == width == spec.size == (spec.resize or spec.size) and channels in (1, spec.channels):
-            return InMemory(np.repeat(self.pixels, spec.channels // channels, axis=3), spec)
+            return InMemory(np.repeat(self.pixels, spec.channels // channels, axis=3))
         return prepared(self, spec, cache, whole)
 
 
