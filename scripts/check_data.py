@@ -11,15 +11,25 @@ from pathlib import Path
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from tlexp import config as configuration
-from tlexp.cli import CONF, explain, with_trainer_options
+from tlexp.cli import CONF, explain, main
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
-def check(cfg: DictConfig) -> None:
-    config = configuration.load(cfg, root=Path(hydra.utils.get_original_cwd()))
+def job(cfg: DictConfig) -> None:
+    try:
+        code = check(cfg)
+    except Exception as error:
+        raise SystemExit(explain(error)) from error
+    if code:
+        sys.exit(code)
+
+
+def check(cfg: DictConfig) -> int:
+    trained = OmegaConf.create({"init": "random", "alpha": 0})  # what would be trained is not asked here
+    config = configuration.load(OmegaConf.merge(cfg, trained), root=Path(hydra.utils.get_original_cwd()))
     from tlexp import pictures, report
     from tlexp.assemble import cache_of, read_domain
     from tlexp.data.check import places, twins, warnings
@@ -42,12 +52,10 @@ def check(cfg: DictConfig) -> None:
     if refused := [role for role in strict if domains[role].samples.skipped]:
         options = " ".join(f"data.{role}.on_bad=skip" for role in refused)
         report.console.print(f"a run refuses these data: mend what cannot be read, or {options}", markup=False)
-        sys.exit(1)
+        return 1
+    return 0
 
 
 if __name__ == "__main__":
-    sys.argv[1:] = [*with_trainer_options(sys.argv[1:]), "hydra.run.dir=outputs/checks/${now:%Y-%m-%d_%H-%M-%S-%f}"]
-    try:
-        check()
-    except Exception as error:
-        sys.exit(explain(error))
+    sys.argv.append("hydra.run.dir=outputs/checks/${now:%Y-%m-%d_%H-%M-%S-%f}")
+    main(job)

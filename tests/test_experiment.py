@@ -58,7 +58,7 @@ def test_the_score_is_that_of_the_checkpoint_kept(answer):
     assert result["best_epoch"] < len(rows) - 1, "or the test shows nothing"
     parts = assemble(compose("init=random"))
     parts.task.load_state_dict(weights(result["folder"]), strict=False)
-    data = parts.data.domains["target"].dataset("test", parts.data.spec)
+    data = parts.data.raw("target", "test")
     with torch.no_grad():
         guesses = parts.task.model.eval()(data.inputs[range(len(data))]).argmax(1)
     assert (guesses == data.labels).double().mean().item() == pytest.approx(result["test/target/accuracy"])

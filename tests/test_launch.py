@@ -53,6 +53,8 @@ CASES |= {
     f"bert-{pooling}": (*BACKBONES["bert"], "data.test_fraction=0.07", f"backbone.pooling={pooling}", "alpha=0.5")
     for pooling in ("mean", "cls", "pooler")
 }
+# The chance of each picture and the balance of the classes do not depend on who draws them.
+CASES["augmented"] = ("strategy=finetune", "alpha=0.5", "augment=strong", "data.sampling=balanced")
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +93,7 @@ def test_batchnorm_statistics_agree_over_processes(tmp_path):
     folder = only_run(tmp_path)
     parts = assemble(compose(*run))
     parts.task.load_state_dict(weights(folder))
-    data = parts.data.domains["target"].dataset("val", parts.data.spec)
+    data = parts.data.raw("target", "val")
     with torch.no_grad():
         loss = torch.nn.functional.cross_entropy(parts.task.model.eval()(data.inputs[range(len(data))]), data.labels)
     assert loss.item() == pytest.approx(result_in(folder)["val/target/nll"], abs=1e-5)

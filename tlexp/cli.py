@@ -4,7 +4,7 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import hydra
@@ -49,13 +49,13 @@ def job(cfg: DictConfig) -> float:
         raise
 
 
-def main() -> None:
-    """Entry point of `python run.py` and of the command `tlexp`."""
+def main(entry: Callable[[], object] = job) -> None:
+    """Entry point of `python run.py` and of the command `tlexp`; a script has an `entry` of its own."""
     # Hydra would print its own errors on several lines; with this set it hands them over to be told in one.
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
     sys.argv[1:] = with_trainer_options(sys.argv[1:])
     try:
-        job()
+        entry()
     except Stopped as stop:
         print(f"tlexp: {stop}", file=sys.stderr)
         sys.exit(stop.exit_code)

@@ -88,27 +88,25 @@ def _twins(first: Place, second: Place) -> Twins:
             pairs.append((other, index))
         elif itself:
             seen[fact.content] = index
-    same = {index for _, index in pairs}
-    near = [(one, two) for one, two in _alike(first, second, itself) if two not in same]
+    near = list(_alike(first, second, {index for _, index in pairs}))
     shown = (pairs + near)[:1]
     example = "".join(f"{first.wheres[one]} and {second.wheres[two]}" for one, two in shown)
-    return Twins(first.name, second.name, len(pairs), len({two for _, two in near}), example)
+    return Twins(first.name, second.name, len(pairs), len(near), example)
 
 
-def _alike(first: Place, second: Place, itself: bool) -> Iterator[tuple[int, int]]:
-    """Yields pairs of pictures whose thumbnails differ in next to nothing."""
-    ours, theirs = (_looks(place) for place in (first, second))
-    useful = np.flatnonzero(_edges(theirs))
-    if not _edges(ours).any() or not len(useful):
-        return
-    for start in range(0, len(useful), 256):
-        rows = useful[start : start + 256]
-        distance = np.bitwise_count(theirs[rows, None] ^ ours[None])
-        close = (distance <= ALIKE_BITS) & _edges(ours)[None]
-        if itself:
-            close &= np.arange(len(ours))[None] < rows[:, None]
-        for row, other in np.argwhere(close):
-            yield int(other), int(rows[row])
+def _alike(first: Place, second: Place, same: set[int]) -> Iterator[tuple[int, int]]:
+    """Yields, for each other picture of the second split, the first one whose thumbnail differs in next to nothing."""
+    theirs = _looks(second)
+    looks, places = np.unique(_looks(first), return_index=True)
+    looks, places = looks[_edges(looks)], places[_edges(looks)]
+    rows = np.array([row for row in np.flatnonzero(_edges(theirs)) if row not in same], np.int64)
+    for start in range(0, len(rows) if len(looks) else 0, 256):
+        some = rows[start : start + 256]
+        close = np.bitwise_count(theirs[some, None] ^ looks[None]) <= ALIKE_BITS
+        if first is second:
+            close &= places[None] < some[:, None]
+        for row in np.flatnonzero(close.any(1)):
+            yield int(places[close[row].argmax()]), int(some[row])
 
 
 def _looks(place: Place) -> NDArray[np.uint64]:
