@@ -103,6 +103,7 @@ def test_a_source_whose_files_change_is_another_source(tmp_path):
 def test_a_frozen_backbone_sees_each_example_once(tmp_path):
     """And the result is that of passing every batch through it."""
     run = ("strategy=linear_probe", "init=random", "alpha=0.5", "head=one", "epochs=3", "backbone.norm=batch")
+    run += (f"cache={tmp_path / 'cache'}",)
     seen, parts = [], assemble(compose(*run))
     parts.task.model.backbone.register_forward_hook(lambda module, inputs, output: seen.append(len(output)))
     with experiment.quiet():
@@ -111,13 +112,38 @@ def test_a_frozen_backbone_sees_each_example_once(tmp_path):
     assert sum(seen) == sum(size["train"] + size["val"] for size in sizes)
 
     again = assemble(compose(*run))
-    again.data.encode = None
+    again.data.encoder = None
     with experiment.quiet():
         experiment.make_trainer(compose(*run), tmp_path, []).fit(again.task, datamodule=again.data)
     ours, theirs = state(parts.task.model), state(again.task.model)
     assert all(torch.allclose(ours[name], theirs[name], atol=1e-4) for name in ours)
     moving = assemble(compose("init=random", "alpha=0"))
-    assert moving.data.encode is None
+    assert moving.data.encoder is None
+
+
+def test_features_of_a_frozen_backbone_are_kept_for_other_jobs_until_something_changes(tmp_path, monkeypatch):
+    run = ("strategy=linear_probe", "alpha=0", f"cache={tmp_path / 'cache'}")
+
+    def features(*more):
+        parts = assemble(compose(*run, "init=random", *more))
+        seen = []
+        parts.task.model.backbone.register_forward_hook(lambda module, inputs, output: seen.append(len(output)))
+        return parts.data.dataset("target", "test").inputs.values, sum(seen)
+
+    first, passed = features()
+    assert passed == 719
+    again, passed = features("alpha=0.5", "head=one", "lr=0.1")
+    assert torch.equal(again, first)
+    assert passed == 4, "the first few, to be sure"
+    for change in ("seed=1", "split_seed=1", "backbone.width=16"):
+        assert features(change)[1] == 719, change
+    from tlexp.backbones.small_cnn import SmallCNN
+
+    forward = SmallCNN.forward
+    monkeypatch.setattr(SmallCNN, "forward", lambda self, x: 2 * forward(self, x))
+    doubled, passed = features()
+    assert passed == 4 + 719, "code that changed is noticed"
+    assert torch.equal(doubled, 2 * first)
 
 
 def test_an_interrupted_source_run_is_not_taken_for_a_finished_one(answer, tmp_path):

@@ -20,6 +20,18 @@ TABLES = re.findall(r"<!-- table (\S+) -->\n(.*?)\n\n", TEXT, flags=re.DOTALL)
 
 
 @pytest.mark.slow
+def test_the_data_report_runs(tmp_path):
+    (line,) = [line for kind, block in BLOCKS if kind == "bash" for line in block.splitlines() if "check_data" in line]
+    tree(tmp_path / "PHOTOS", cat=20, dog=20)
+    script, *arguments = shlex.split(line.removeprefix("python "))
+    done = subprocess.run(
+        [sys.executable, str(ROOT / script), *arguments], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert "data_report.png" in done.stdout
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("line", sorted(set(COMMANDS)))
 def test_every_command_runs(line, tmp_path, store):
     """As written, but for fewer epochs and seeds, small files for the names in capitals, and no published weights."""
@@ -27,6 +39,9 @@ def test_every_command_runs(line, tmp_path, store):
         tree(tmp_path / name, train={"cat": 40, "dog": 40}, test={"cat": 5, "dog": 5})
     for name, file in (("REVIEWS", "reports"), ("TWEETS", "letters")):
         shutil.copy(FILES / f"{file}.csv", tmp_path / f"{name}.csv")
+    paths = sorted((tmp_path / "PHOTOS/train").rglob("*.png"))
+    rows = [f"{path},{path.parent.name},patient {place % 20}" for place, path in enumerate(paths)]
+    (tmp_path / "CELLS.csv").write_text("path,label,patient\n" + "\n".join(rows) + "\n")
     line = line.replace("init=pretrained", "init=random").replace("range(10)", "0")
     arguments = shlex.split(line.removeprefix("python run.py "))
     arguments += ["init=random"] * line.startswith("python run.py experiment=")

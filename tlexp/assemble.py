@@ -82,7 +82,7 @@ def assemble(config: Config) -> Parts:
     notices = check_alpha(config, model, moving)
     frozen = not moving - {stage.name for stage in model.head_stages}
     if frozen and not reading.augment and not config.objective.mixes:
-        data.encode = model.encode
+        data.encoder = model
         notices.append("the backbone is frozen: each example passes through it once, before the first epoch")
     return Parts(data, build_task(config, model, strategy, domains, epochs), loaded, monitor_mode, notices)
 

@@ -131,15 +131,24 @@ class Cache:
                 continue  # somebody writes to it now, so it was not used long ago
         return sum(sizes.values()) + need <= self.limit
 
-    def tensors(self, kind: str, key: str, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
-        """Returns what `make` makes, which is called where it has not been kept yet."""
+    def tensors(
+        self,
+        kind: str,
+        key: str,
+        make: Callable[[], dict[str, Tensor]],
+        holds: Callable[[dict[str, Tensor]], bool] | None = None,
+    ) -> dict[str, Tensor]:
+        """Returns what `make` makes, which is called where it has not been kept yet or no longer `holds`."""
         from safetensors.torch import load_file, save_file
 
         path, lock = self.entry(kind, key)
         with lock:
             path.mkdir(exist_ok=True)
-            if (file := path / "tensors.safetensors").exists():
-                return load_file(file)
+            file = path / "tensors.safetensors"
+            if file.exists():
+                kept = load_file(file)
+                if holds is None or holds(kept):
+                    return kept
             made = make()
             if self.make_room(sum(tensor.nbytes for tensor in made.values()), path):
                 unfinished = file.with_suffix(".tmp")

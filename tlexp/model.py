@@ -9,11 +9,15 @@ import torch
 from torch import Tensor, nn
 
 from tlexp.backbones.base import Backbone, InputSpec, Stage
+from tlexp.cache import digest
 from tlexp.norm import SourceStatistics
 from tlexp.streams import forked
 
 HEAD = "head"
 SOURCE_HEAD = "source_head"
+
+
+PLAIN = (bool, int, float, str, tuple)  # what a module's settings are
 
 
 class Features(NamedTuple):
@@ -106,6 +110,18 @@ class TransferModel(nn.Module):
         device = next(self.parameters()).device
         moved = {name: value.to(device) for name, value in x.items()} if isinstance(x, dict) else x.to(device)
         return self.features(moved, domain).float().cpu()
+
+    def fingerprint(self, domain: str) -> str:
+        """Returns what changes where `encode` would give other features for the same inputs of a domain."""
+        own = self.source_statistics if domain == "source" else None
+        first = next(self.parameters())
+        place = f"{first.device.type} {first.dtype} {self.memory_format} {torch.get_num_threads()}"
+        with own.active(self.backbone) if own is not None else nullcontext():
+            tensors = [(name, tensor.detach().cpu()) for name, tensor in self.backbone.state_dict().items()]
+            contents = [tensor.contiguous().view(-1).view(torch.uint8).numpy().tobytes() for _, tensor in tensors]
+        settings = repr({name: value for name, value in vars(self.backbone).items() if isinstance(value, PLAIN)})
+        names = (name for name, _ in tensors)
+        return digest(repr(self.backbone), settings, str(self.backbone.input), place, *names, *contents)
 
     def moving_statistics(self) -> list[Tensor]:
         """Returns the running statistics that training changes: those of moving stages, for both domains."""

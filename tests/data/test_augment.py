@@ -129,9 +129,9 @@ def test_pictures_only_and_colours_only(photos):
 
 def test_a_frozen_backbone_sees_augmented_pictures_again_and_again(photos):
     frozen = ("strategy=linear_probe", "init=random")
-    assert assemble(run(photos, *frozen)).data.encode is not None
-    assert assemble(run(photos, *frozen, "augment=light")).data.encode is None
-    assert assemble(run(photos, *frozen, "objective.mixup=0.2")).data.encode is None
+    assert assemble(run(photos, *frozen)).data.encoder is not None
+    assert assemble(run(photos, *frozen, "augment=light")).data.encoder is None
+    assert assemble(run(photos, *frozen, "objective.mixup=0.2")).data.encoder is None
 
 
 @pytest.mark.parametrize("options", [("augment=strong",), ("objective.mixup=0.2", "objective.cutmix=1.0")])

@@ -1,11 +1,11 @@
 """The pair of domains as Lightning's loaders, each named by its role."""
 
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.utilities.combined_loader import CombinedLoader
@@ -19,8 +19,9 @@ from tlexp.data.batches import ArrayDataset, Batch, CycledBatches, OrderedBatche
 from tlexp.data.samples import PARTS, Indices, Samples
 from tlexp.data.splits import Split
 from tlexp.errors import UsageError
-from tlexp.model import Features
+from tlexp.model import Features, TransferModel
 
+PROBE = 4  # examples whose kept features are computed again before they are trusted
 EVAL_BATCH = 128  # evaluation keeps no gradients: a larger batch costs no accuracy and saves calls
 
 
@@ -113,8 +114,8 @@ class TransferData(pl.LightningDataModule):
         reading: how examples come from the disk to a step.
 
     Attributes:
-        encode: maps inputs and a role to features; set where the backbone is frozen and every example always the same,
-            whose output is then computed once for every example rather than once in every epoch.
+        encoder: the model, where its backbone is frozen and every example always the same: the backbone's output is
+            then computed once for every example, and kept for other runs, rather than once in every epoch.
 
     Raises:
         UsageError: where a split is empty or smaller than a batch.
@@ -134,7 +135,7 @@ class TransferData(pl.LightningDataModule):
         self.reading = reading
         self.domains = {"target": target} | ({"source": source} if source else {})
         self.spec, self.batch_size, self.seed, self.train_on = spec, batch_size, seed, train_on
-        self.encode: Callable[[Any, str], torch.Tensor] | None = None
+        self.encoder: TransferModel | None = None
         if reading.augment and isinstance(spec, InputSpec):
             reading.augment.transform(spec)  # what it refuses should be said now
         self._raw: dict[tuple[str, str], ArrayDataset] = {}
@@ -166,8 +167,8 @@ class TransferData(pl.LightningDataModule):
         """Returns a split of a role, read and converted once; where the backbone is frozen, through it as well."""
         if (role, part) not in self._datasets:
             dataset = self.raw(role, part)
-            self._datasets[role, part] = dataset if self.encode is None else self._encoded(dataset, role)
-            if self.encode is not None and self.spec.kind == "images":
+            self._datasets[role, part] = dataset if self.encoder is None else self._encoded(dataset, role)
+            if self.encoder is not None and self.spec.kind == "images":
                 del self._raw[role, part]  # the pixels have been seen for the last time
         return self._datasets[role, part]
 
@@ -199,12 +200,23 @@ class TransferData(pl.LightningDataModule):
         return notices
 
     def _encoded(self, dataset: ArrayDataset, role: str) -> ArrayDataset:
-        assert self.encode is not None
-        batches = self._loader(dataset, OrderedBatches(len(dataset), EVAL_BATCH))
-        what = f"features of the {role}"
-        shown = track(batches, what, transient=True, disable=len(batches) < 3 or not sys.stdout.isatty())
-        features = torch.cat([self.encode(batch.inputs, role) for batch in shown])
-        return ArrayDataset(FeatureTable(features), dataset.labels)
+        assert self.encoder is not None
+        encode, cache = self.encoder.encode, self.reading.cache
+
+        def features() -> dict[str, torch.Tensor]:
+            batches = self._loader(dataset, OrderedBatches(len(dataset), EVAL_BATCH))
+            what = f"features of the {role}"
+            shown = track(batches, what, transient=True, disable=len(batches) < 3 or not sys.stdout.isatty())
+            return {"features": torch.cat([encode(batch.inputs, role) for batch in shown])}
+
+        def holds(kept: dict[str, torch.Tensor]) -> bool:
+            # The key covers weights and inputs; code that changed meanwhile shows in the first examples.
+            first = encode(dataset.inputs[np.arange(min(PROBE, len(dataset)))], role)
+            return torch.allclose(kept["features"][:PROBE], first, rtol=1e-3, atol=1e-5)
+
+        key = digest(self.encoder.fingerprint(role), dataset.inputs.key)
+        kept = features() if cache is None else cache.tensors("features", key, features, holds)
+        return ArrayDataset(FeatureTable(kept["features"]), dataset.labels)
 
     def truncated(self, role: str) -> int:
         """Returns how many of a role's examples in all splits are cut to what the backbone takes."""

@@ -30,9 +30,11 @@ class Table(Protocol):
 
     Attributes:
         slow: whether an image costs so much that other processes should fetch it ahead.
+        key: changes where any of the images does.
     """
 
     slow: bool
+    key: str
 
     def __len__(self) -> int:
         """Returns the number of images."""
@@ -50,6 +52,7 @@ class InMemory:
     slow = False
 
     def __init__(self, pixels: NDArray[np.uint8]) -> None:
+        self.key = digest(pixels.tobytes(), str(pixels.shape))
         self.pixels = torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()
 
     def __len__(self) -> int:
@@ -68,7 +71,8 @@ class Stored:
 
     slow = False
 
-    def __init__(self, pixels: Pixels, spec: InputSpec) -> None:
+    def __init__(self, pixels: Pixels, spec: InputSpec, key: str) -> None:
+        self.key = key
         self.flat, self.places, self.channels = pixels.flat, pixels.places, spec.channels
         self.shape = (spec.size, spec.size, spec.channels)
         stride = int(np.prod(self.shape))
@@ -97,8 +101,8 @@ class Streamed:
 
     slow = True
 
-    def __init__(self, decode: Callable[[int], NDArray[np.uint8]], n: int) -> None:
-        self.decode, self.n = decode, n
+    def __init__(self, decode: Callable[[int], NDArray[np.uint8]], n: int, key: str) -> None:
+        self.decode, self.n, self.key = decode, n, key
 
     def __len__(self) -> int:
         return self.n
@@ -130,8 +134,13 @@ def tabled(
     Raises:
         UsageError: for a picture that cannot be read.
     """
+    n, names = len(pictures), pictures.names()
+    geometry = {key: value for key, value in spec.described().items() if key not in ("mean", "std")}
+    filling = spec.mean if spec.crop == "border" else ()
+    entry = digest(pictures.root, str(geometry), str(filling), str(whole), str(FORMAT), PIL.__version__)
+    streamed = Streamed(decode, n, digest(entry, *names))
     if cache is None:
-        return Streamed(decode, len(pictures)) if whole else InMemory(_stacked(decode, len(pictures), spec))
+        return streamed if whole else InMemory(_stacked(decode, n, spec))
 
     def tried(index: int) -> NDArray[np.uint8] | UsageError:
         try:
@@ -141,11 +150,8 @@ def tabled(
 
     side = spec.resize or spec.size
     size = int(MARGIN * side * side * spec.channels) if whole else spec.size * spec.size * spec.channels
-    geometry = {key: value for key, value in spec.described().items() if key not in ("mean", "std")}
-    filling = spec.mean if spec.crop == "border" else ()
-    key = digest(pictures.root, str(geometry), str(filling), str(whole), str(FORMAT), PIL.__version__)
-    stored = cache.pixels(key, pictures.names(), tried, size, "decoding")
-    return Streamed(decode, len(pictures)) if stored is None else Stored(stored, spec)
+    stored = cache.pixels(entry, names, tried, size, "decoding")
+    return streamed if stored is None else Stored(stored, spec, streamed.key)
 
 
 def _stacked(decode: Callable[[int], NDArray[np.uint8]], n: int, spec: InputSpec) -> NDArray[np.uint8]:

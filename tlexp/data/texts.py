@@ -16,6 +16,7 @@ class TokenTable:
 
     Attributes:
         truncated: the number of texts that were longer than the encoder takes.
+        key: changes where any of the texts or the tokenizer does.
     """
 
     slow = False
@@ -27,7 +28,8 @@ class TokenTable:
             ends = torch.tensor([len(row) for row in ids], dtype=torch.int64).cumsum(0)
             return {"ids": flat, "ends": ends, "truncated": torch.tensor(truncated)}
 
-        kept = tokens() if cache is None else cache.tensors("tokens", digest(spec.fingerprint(), *texts), tokens)
+        self.key = digest(spec.fingerprint(), *texts)
+        kept = tokens() if cache is None else cache.tensors("tokens", self.key, tokens)
         self.ids, self.ends = kept["ids"], kept["ends"].tolist()
         self.truncated = int(kept["truncated"])
         self.spec = spec
