@@ -80,6 +80,7 @@ def test_two_processes_do_what_one_does(twins, case):
     assert sum(map(sum, one["confusion_matrix"])) == sum(map(sum, two["confusion_matrix"])) == 21
     assert close(*twins[case])
     assert one["test/target/accuracy"] == two["test/target/accuracy"]
+    assert one["split_hashes"] == two["split_hashes"]
     for name in ("test/target/nll", "train/target/loss", "val/target/nll", "val/target/ece"):
         assert one[name] == pytest.approx(two[name], abs=1e-5)
 

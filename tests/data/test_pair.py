@@ -1,9 +1,12 @@
+import shutil
+
 import numpy as np
 import pytest
 import torch
 
-from tests.conftest import compose
-from tlexp.assemble import assemble
+from tests.conftest import STRATEGIES, compose
+from tests.data.test_readers import tree
+from tlexp.assemble import assemble, read_domain
 from tlexp.backbones.base import InputSpec
 from tlexp.data.images import PixelArray
 from tlexp.data.pair import Domain, TransferData
@@ -54,14 +57,38 @@ def test_a_step_brings_one_batch_of_each_trained_role():
     ] * 2
 
 
-def test_the_splits_do_not_depend_on_seed_strategy_or_alpha(store):
-    hashes = set()
-    for overrides in (
-        ("seed=1",),
-        ("seed=2", "alpha=1"),
-        ("strategy=linear_probe",),
-        ("strategy=scratch", "head=two", "alpha=0.5"),
-    ):
-        parts = assemble(compose("init=random", *overrides))
-        hashes.add(parts.data.domains["target"].split_hash)
-    assert len(hashes) == 1
+CHOICES = [
+    f"strategy={strategy} seed={seed} alpha={alpha}"
+    for strategy, seed, alpha in zip(STRATEGIES, range(9), ("0", "0.5", "0", "1", "0.1"), strict=False)
+]
+
+
+def chosen(line, *more):
+    return assemble(compose("init=random", "head=one", *line.split(), *more)).data.domains["target"]
+
+
+def test_the_splits_do_not_depend_on_strategy_seed_or_alpha():
+    assert len({chosen(line).split_hash for line in CHOICES}) == 1
+
+
+def test_label_budgets_are_nested_whatever_else_is_chosen():
+    few, some, many = (chosen(line, f"data.shots={k}") for line, k in zip(CHOICES, (4, 8, 20), strict=False))
+    for small, large in ((few, some), (some, many)):
+        assert set(small.split.train) < set(large.split.train)
+        assert set(small.split.val) <= set(large.split.val)
+        assert set(small.split.test) == set(large.split.test)
+
+
+def test_the_hash_tells_what_lies_in_which_split(tmp_path):
+    folder = tree(tmp_path / "pets", cat=20, dog=20)
+
+    def hash_of(folder, *more):
+        return read_domain(
+            compose("data=folder", f"data.target.root={folder}", "init=random", *more), "target"
+        ).split_hash
+
+    shutil.copytree(folder, tmp_path / "elsewhere/pets")
+    assert hash_of(folder) == hash_of(tmp_path / "elsewhere/pets"), "wherever the data lie"
+    others = [hash_of(folder, more) for more in ("split_seed=1", "data.shots=5", "data.test_fraction=0.2")]
+    (folder / "cat/3.png").rename(folder / "cat/other.png")
+    assert len({hash_of(folder), hash_of(tmp_path / "elsewhere/pets"), *others}) == 5
