@@ -2,7 +2,7 @@
 
 It takes the options of `run.py`, reads every example once (a second time it remembers), and says what cannot be read,
 how many examples each class has in each split, what is there twice and what leaks into the target's test split. The
-picture goes to `data_report.png` in the folder it names. It ends with 1 where a run would refuse the data.
+picture goes to `data_report.png` in the folder it names. It ends with 1 or 2 where a run would refuse the data.
 """
 
 import sys
@@ -38,7 +38,7 @@ def check(cfg: DictConfig) -> int:
     data = config.data
     nodes = {"target": data.target} | ({"source": data.source} if data.source else {})
     strict = {role for role, node in nodes.items() if node.get("on_bad") == "error"}
-    lenient = {role: node | ({"on_bad": "skip"} if "on_bad" in node else {}) for role, node in nodes.items()}
+    lenient = {role: node | ({"on_bad": "skip"} if role in strict else {}) for role, node in nodes.items()}
     config = replace(config, data=replace(data, **lenient))
     cache = cache_of(config)
     domains = {role: read_domain(config, role, cache) for role in nodes}
@@ -49,6 +49,8 @@ def check(cfg: DictConfig) -> int:
     folder = Path(HydraConfig.get().runtime.output_dir).absolute()
     pictures.data_report(domains, found, pairs).savefig(folder / "data_report.png", dpi=110)
     report.console.print(f"picture: {folder / 'data_report.png'}", soft_wrap=True, markup=False)
+    for role, domain in domains.items():
+        domain.check(role)
     if refused := [role for role in strict if domains[role].samples.skipped]:
         options = " ".join(f"data.{role}.on_bad=skip" for role in refused)
         report.console.print(f"a run refuses these data: mend what cannot be read, or {options}", markup=False)

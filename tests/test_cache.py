@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import signal
+import sqlite3
 import time
 
 import numpy as np
@@ -15,9 +16,12 @@ from tests.data.test_readers import tree
 from tlexp.assemble import assemble
 from tlexp.backbones.base import InputSpec
 from tlexp.cache import Cache, Ledger
+from tlexp.cli import one_line, unexpected
 from tlexp.data import images
 from tlexp.data.images import ImageFiles, PixelArray
+from tlexp.data.scan import facts
 from tlexp.data.tables import InMemory, Stored, Streamed
+from tlexp.errors import UsageError
 
 SPEC = InputSpec(3, 16, (0.5,) * 3, (0.25,) * 3, "bicubic", 18)
 FORK = multiprocessing.get_context("fork")
@@ -149,6 +153,79 @@ def test_half_written_pixels_are_written_over_and_a_lost_file_is_made_again(cach
     assert torch.equal(everything(files.prepared(SPEC, cache)), expected)
 
 
+def test_a_lost_file_harms_neither_other_parts_nor_who_has_it_open(cache, files):
+    first, second = files.take(np.arange(10)), files.take(np.arange(10, 14))
+    tables = [part.prepared(SPEC, cache) for part in (first, second)]
+    next(cache.folder.glob("pictures/*/pixels")).unlink()
+    tables += [part.prepared(SPEC, cache) for part in (first, second, first)]
+    for table, part in zip(tables, (first, second, first, second, first), strict=True):
+        assert torch.equal(everything(table), everything(part.prepared(SPEC)))
+
+
+def test_processes_that_take_room_from_each_other_all_go_on(tmp_path, files):
+    """Four processes, six entries each, room for three: whoever loses an entry decodes it again."""
+    cache = Cache(tmp_path / "cache", 3 * 20 * 16 * 16 * 3 + 60_000)
+    queue = FORK.Queue()
+    specs = [InputSpec(3, 16, (mean / 10,) * 3, (1.0,) * 3, "bicubic", 16, "border") for mean in range(6)]
+    expected = [everything(files.prepared(spec)) for spec in specs]
+
+    def work(number):
+        try:
+            order = np.random.default_rng(number).integers(0, 6, 30)
+            right = all(torch.equal(everything(files.prepared(specs[i], cache)), expected[i]) for i in order)
+            queue.put("right" if right else "wrong pixels")
+        except BaseException as error:
+            queue.put(repr(error))
+
+    processes = [FORK.Process(target=work, args=(number,)) for number in range(4)]
+    for process in processes:
+        process.start()
+    assert [queue.get(timeout=120) for _ in processes] == ["right"] * 4
+    for process in processes:
+        process.join()
+
+
+def test_an_entry_full_of_files_that_have_changed_starts_anew(tmp_path, files):
+    cache = Cache(tmp_path / "cache", 3 * 20 * 16 * 16 * 3)
+    for _ in range(8):
+        for path in files.paths:
+            path.touch()
+        assert isinstance(files.prepared(SPEC, cache), Stored)
+
+
+@pytest.mark.parametrize("kind", ["a file", "read-only", "torn"])
+def test_a_cache_that_cannot_be_used_costs_time_and_not_the_run(tmp_path, files, monkeypatch, caplog, kind):
+    cache = Cache(tmp_path / "cache", 10**8)
+    if kind == "a file":
+        cache.folder.write_text("no folder")
+    elif kind == "torn":
+        files.prepared(SPEC, cache)
+        facts(files, cache)
+        for ledger in cache.folder.rglob("ledger.sqlite"):
+            ledger.write_bytes(b"no database at all, but long enough to be taken for one" * 100)
+    else:
+        monkeypatch.setattr(
+            sqlite3, "connect", lambda *args: (_ for _ in ()).throw(sqlite3.OperationalError("readonly"))
+        )
+    assert torch.equal(everything(files.prepared(SPEC, cache)), everything(files.prepared(SPEC)))
+    assert [found.error for found in facts(files, cache)] == [None] * 20
+    assert caplog.text.count("cannot be used") == 2
+
+
+def test_a_fault_of_the_machine_is_not_remembered(cache, files, monkeypatch):
+    real = Image.open
+
+    def busy(file):
+        if "05.png" in str(file):
+            raise OSError(24, "Too many open files")
+        return real(file)
+
+    monkeypatch.setattr(Image, "open", busy)
+    assert [place for place, found in enumerate(facts(files, cache)) if found.error] == [5]
+    monkeypatch.setattr(Image, "open", real)
+    assert not any(found.error for found in facts(files, cache))
+
+
 def test_what_was_used_longest_ago_makes_room(tmp_path, files):
     size = 20 * 16 * 16 * 3
     cache = Cache(tmp_path / "cache", 3 * size + 60_000)  # with room for the ledgers
@@ -182,13 +259,35 @@ def test_what_does_not_fit_is_decoded_each_time_and_said(tmp_path, decodes):
         assert torch.equal(ours.labels, theirs.labels)
 
 
+def test_a_bad_picture_is_said_before_training_also_where_nothing_is_kept(tmp_path):
+    folder = tree(tmp_path / "pets", train={"cat": 10, "dog": 10}, test={"cat": 2, "dog": 2})
+    (folder / "test/dog/1.png").write_bytes(b"torn")
+    run = ("data=folder", f"data.target.root={folder}", "init=random", "batch_size=4", "cache_gb=0")
+    with pytest.raises(UsageError, match=r"test/dog/1.png: not a readable image \(unknown format\); mend or remove it"):
+        assemble(compose(*run)).data.read()
+
+
+def test_an_error_in_a_worker_is_one_line_too(tmp_path):
+    folder = tree(tmp_path / "pets", cat=10, dog=10)
+    run = ("data=folder", f"data.target.root={folder}", "init=random", "batch_size=4", "cache_gb=0", "workers=1")
+    loader = assemble(compose(*run)).data.train_dataloader().iterables["target"]
+    for path in folder.rglob("*.png"):
+        path.write_bytes(b"torn in mid-training")
+    with pytest.raises(UsageError) as caught:
+        list(loader)
+    assert not unexpected(caught.value)
+    line = one_line(caught.value)
+    assert line.startswith(str(folder))
+    assert line.endswith(".png: not a readable image (unknown format); mend or remove it, or on_bad=skip")
+
+
 def test_a_full_disk_leaves_a_slower_run(cache, files, monkeypatch, caplog):
     def full(descriptor):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
     assert isinstance(files.prepared(SPEC, cache), Streamed)
-    assert "No space left on device; pictures are decoded again in every epoch" in caplog.text
+    assert "cannot be used ([Errno 28] No space left on device); pictures are decoded again" in caplog.text
     monkeypatch.undo()
     assert torch.equal(everything(files.prepared(SPEC, cache)), everything(files.prepared(SPEC)))
 

@@ -9,6 +9,7 @@ import yaml
 from mlflow import MlflowClient
 
 from tests.conftest import BACKBONES, FILES, compose, differing, state, weights
+from tests.data.test_readers import tree
 from tlexp import experiment
 from tlexp.assemble import assemble
 from tlexp.errors import UsageError
@@ -144,6 +145,17 @@ def test_features_of_a_frozen_backbone_are_kept_for_other_jobs_until_something_c
     doubled, passed = features()
     assert passed == 4 + 719, "code that changed is noticed"
     assert torch.equal(doubled, 2 * first)
+
+
+def test_the_sources_weights_depend_on_the_pictures_that_a_table_lists(tmp_path):
+    pictures = tree(tmp_path / "anywhere", cat=3, dog=3)
+    lines = [f"{path},{path.parent.name}" for path in sorted(pictures.rglob("*.png"))]
+    (tmp_path / "t.csv").write_text("path,label\n" + "\n".join(lines) + "\n")
+    run = ("data=image_tables", f"data.source.root={tmp_path / 't.csv'}", f"data.target.root={tmp_path / 't.csv'}")
+    before = source_folder(compose(*run))
+    assert source_folder(compose(*run)) == before
+    (pictures / "cat/0.png").touch()
+    assert source_folder(compose(*run)) != before
 
 
 def test_an_interrupted_source_run_is_not_taken_for_a_finished_one(answer, tmp_path):

@@ -88,6 +88,8 @@ def one_line(error: Exception) -> str:
     if cause := getattr(error, "__cause__", None):
         text += f"\n{cause}" if isinstance(cause, OmegaConfBaseException) else ""
     text = text.split("Config search path:")[0]
+    if "in DataLoader worker process" in text:  # its traceback, of which the last line is the message
+        text = text.strip().splitlines()[-1].split("Error: ", 1)[-1]
     key = getattr(error, "full_key", None) or re.search(r"full_key: (\S+)", text)
     key = key.group(1) if isinstance(key, re.Match) else key
     text = re.sub(r"\n\s*(full_key|object_type|reference_type)[:=].*", "", text)

@@ -23,6 +23,7 @@ def confusion_matrix(counts: NDArray[np.int64], classes: tuple[str, ...]) -> Fig
     """Draws counts (classes, classes), rows the truth, shaded by the share of the row."""
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     side = max(4.0, 0.45 * len(classes) + 1.5)
+    classes = tuple(_plain(name) for name in classes)
     figure = Figure(figsize=(side, side), layout="constrained")
     axes = figure.subplots()
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
@@ -35,6 +36,11 @@ def confusion_matrix(counts: NDArray[np.int64], classes: tuple[str, ...]) -> Fig
             colour = "white" if shares[row, column] > 0.5 else "black"
             axes.text(column, row, str(counts[row, column]), ha="center", va="center", color=colour, fontsize=8)
     return figure
+
+
+def _plain(text: str) -> str:
+    """Returns a text as it is written: between two dollars matplotlib would look for a formula."""
+    return text.replace("$", r"\$")
 
 
 def learning_curves(history: list[dict[str, Any]], kept_epoch: int) -> Figure:
@@ -61,7 +67,7 @@ def data_report(domains: Mapping[str, Domain], facts: Mapping[str, Sequence[Fact
     *rows, last = (figure.add_subfigure(grid[row]) for row in range(len(heights)))
     for row, (role, domain) in zip(rows, domains.items(), strict=True):
         counts, sizes = row.subplots(1, 2, width_ratios=[2, 1])
-        row.suptitle(f"{role}: {domain.samples.name}", fontsize=11)
+        row.suptitle(_plain(f"{role}: {domain.samples.name}"), fontsize=11)
         _class_counts(counts, domain, most)
         _sizes(sizes, facts[role], domain.samples.inputs.kind)
     _shared(last.subplots(), [f"{role}/{part}" for role in domains for part in PARTS], pairs)
@@ -69,7 +75,7 @@ def data_report(domains: Mapping[str, Domain], facts: Mapping[str, Sequence[Fact
 
 
 def _class_counts(axes: Axes, domain: Domain, most: int) -> None:
-    classes = domain.samples.classes
+    classes = [_plain(name) for name in domain.samples.classes]
     everything = np.bincount(domain.samples.labels, minlength=len(classes))
     bottom = np.zeros(len(classes), int)
     for part, colour in zip(PARTS, ("#0072B2", "#56B4E9", "#D55E00"), strict=True):

@@ -17,7 +17,7 @@ from torch import nn
 
 from tlexp.config import Config, without_password
 from tlexp.data.pair import Domain, TransferData
-from tlexp.data.samples import PARTS
+from tlexp.data.samples import PARTS, Samples
 from tlexp.data.scan import Facts
 from tlexp.model import TransferModel
 
@@ -90,7 +90,7 @@ def _varied(config: Config) -> str:
 
 
 def _facts(title: str, facts: dict[str, object]) -> Table:
-    table = Table(title=title, title_justify="left", show_header=False)
+    table = Table(title=escape(title), title_justify="left", show_header=False)
     for key, value in facts.items():
         table.add_row(key, escape(str(value)))
     return table
@@ -107,7 +107,8 @@ def data_table(data: TransferData) -> Table:
         sizes = [str(size) for size in domain.sizes().values()]
         classes = domain.samples.classes
         names = ", ".join(classes[:10]) + (", ..." if len(classes) > 10 else "")
-        table.add_row(role, domain.samples.name, f"{len(classes)}: {names}", *sizes, domain.split_hash)
+        shown = (domain.samples.name, f"{len(classes)}: {names}")
+        table.add_row(role, *map(escape, shown), *sizes, domain.split_hash)
     return table
 
 
@@ -121,13 +122,19 @@ def show_data(domains: Mapping[str, Domain], facts: Mapping[str, Sequence[Facts]
             "splits": ", ".join(f"{part} {size:,}" for part, size in sizes.items()) + f", unused {left:,}",
             "hash of the splits": domain.split_hash,
             "sizes": _sizes(facts[role], samples.inputs.kind),
-            "skipped": "\n".join(f"{where}: {reason}" for where, reason in samples.skipped[:SHOWN])
-            + ("\n..." if len(samples.skipped) > SHOWN else ""),
+            "skipped": _skipped(samples),
         }
         title = f"{role}: {samples.name}" + (f", {len(samples.skipped):,} skipped" if samples.skipped else "")
         console.print(_facts(title, {key: value for key, value in shown.items() if value}))
         console.print(class_table(domain))
     console.print(*warnings or ["nothing to warn of"], sep="\n", markup=False)
+
+
+def _skipped(samples: Samples) -> str:
+    """Returns what was left out, a line each, by its path below the data set's folder."""
+    root = f"{getattr(samples.inputs, 'root', '')}/"
+    lines = [f"{where.removeprefix(root)}: {reason}" for where, reason in samples.skipped[:SHOWN]]
+    return "\n".join(lines + ["..."] * (len(samples.skipped) > SHOWN))
 
 
 def _sizes(facts: Sequence[Facts], kind: str) -> str:

@@ -5,9 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
 
 from tlexp import __version__, tracking
 from tlexp.backbones.weights import Loaded, load_backbone, read_checkpoint
+from tlexp.cache import digest
 from tlexp.config import WHEREABOUTS, Config, content_key
 from tlexp.errors import UsageError
 
@@ -19,7 +22,9 @@ def source_folder(config: Config) -> Path:
     """Returns where the source's weights are kept: a name to read and a key of all they depend on."""
     task = config.source_task()
     trainer = {key: value for key, value in task.trainer.items() if key not in PLACE}
-    files = [files_key(place) for place in (task.data.target.get("root"), task.init, task.backbone["name"])]
+    data = task.data.target
+    files = [files_key(place) for place in (data.get("root"), data.get("folder"), task.init, task.backbone["name"])]
+    files += [listed_key(data)] if "images" in data else []
     rest = task.without(*WHEREABOUTS)
     key = content_key({"version": __version__, **rest, "trainer": trainer, "files": files})
     return Path(config.store) / f"{task.data.target['name']}-{Path(task.backbone['name']).name}-{key}"
@@ -33,6 +38,15 @@ def files_key(place: str | None) -> str | None:
     paths = sorted(path for path in root.rglob("*") if path.is_file()) if root.is_dir() else [root]
     facts = ((path, path.stat()) for path in paths if path.exists())
     return content_key({str(path): [stat.st_size, stat.st_mtime_ns] for path, stat in facts})
+
+
+def listed_key(node: dict[str, Any]) -> str | None:
+    """Returns a key of the pictures that a table lists, which may lie anywhere; None where it cannot be read."""
+    try:
+        samples = instantiate(node, _convert_="all")
+    except InstantiationException:
+        return None  # said where the data are read
+    return digest(*samples.inputs.names())
 
 
 def read_start(config: Config) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:

@@ -106,7 +106,8 @@ def test_a_crop_keeps_its_share_of_the_area():
         ("augment.scale=0", "augment.scale=0: must be above 0"),
         ("augment.flip=2", r"augment.flip=2: must lie in \[0, 1\]"),
         ("augment.stretch=0.5", "augment.stretch=0.5: must be at least 1"),
-        ("augment.magnitude=31", r"augment.magnitude=31: must lie in \[0, 30\]"),
+        ("augment.magnitude=31", r"augment.magnitude=31: must be a whole number in \[0, 30\]"),
+        ("augment.random_ops=1.5", "augment.random_ops=1.5: must be a whole number of operations, or 0"),
     ],
 )
 def test_values_out_of_range_are_named(option, message):

@@ -102,7 +102,7 @@ def test_texts_are_equal_whatever_their_capitals_and_spaces(tmp_path):
     splits = places(domains, {"target": facts(domains["target"].samples.inputs)})
     (pair,) = twins(splits)
     assert pair.leak
-    assert pair.example.endswith("row 21")
+    assert pair.example.endswith("t.csv: row 21")
 
 
 def test_imbalance_and_missing_classes_are_said(tmp_path):
@@ -113,6 +113,17 @@ def test_imbalance_and_missing_classes_are_said(tmp_path):
     }
     said = warnings(domains, places(domains, {"target": facts(domains["target"].samples.inputs)}), [])
     assert any("a has 188 training examples and b 4; see objective.class_weights" in line for line in said)
+
+
+def test_texts_are_known_by_their_file_and_row_also_after_some_were_skipped(tmp_path):
+    (tmp_path / "train.csv").write_text("text,label\n" + "".join(f"t{place},{place % 2}\n" for place in range(20)))
+    (tmp_path / "test.csv").write_text("text,label\n,0\nnew,1\nT3,1\nother,0\n")
+    files = ("data.target.train=train.csv", "data.target.test=test.csv", "data.target.on_bad=skip")
+    domains = {
+        "target": read_domain(compose("data=table", f"data.target.root={tmp_path}", *files, "init=random"), "target")
+    }
+    (pair,) = twins(places(domains, {"target": facts(domains["target"].samples.inputs)}))
+    assert pair.example == "train.csv: row 4 and test.csv: row 3"
 
 
 def check(*arguments, cwd):
@@ -135,6 +146,12 @@ def test_the_script_lists_everything_and_draws_it(tmp_path, pets):
         with Image.open(picture) as drawn:
             assert drawn.width > 800
             assert len(drawn.convert("L").getcolors()) > 20
+    for path in (pets / "train").rglob("*.png"):
+        if path.name != "0.png":
+            path.unlink()
+    few = check("data=folder", f"data.target.root={pets}", "data.target.on_bad=skip", cwd=tmp_path)
+    assert few.returncode == 2
+    assert "tlexp: the target pets has no val example: the data set has 10 examples; add some" in few.stderr
     wrong = check("data=folder", "data.target.root=nowhere", cwd=tmp_path)
     assert (wrong.returncode, wrong.stderr) == (2, f"tlexp: root={tmp_path / 'nowhere'}: no such folder\n")
 

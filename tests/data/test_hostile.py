@@ -1,6 +1,7 @@
 """Data as people have them: every kind of file and row that goes wrong, and what is said or done about it."""
 
 import io
+import json
 import os
 import struct
 import time
@@ -10,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageCms, ImageOps
 
 from tests.conftest import FILES, compose
 from tests.data.test_readers import tree
@@ -76,8 +77,8 @@ def test_what_is_no_image_is_left_out_and_counted(hostile):
     assert samples.classes == ("cat", "dog")
     assert len(samples.labels) == 24 + len(BAD)
     assert samples.notes == (
-        "left out 6 hidden files and folders, 1 files beside the class folders, 4 files with other endings, "
-        "1 class folder without images (empty)",
+        "left out hidden files and folders: 6, files beside the class folders: 1, files with other endings: 4, "
+        "class folder without images (empty): 1",
     )
 
 
@@ -89,6 +90,7 @@ def test_the_first_bad_file_is_named_with_the_number_of_others(hostile):
         assemble(every).data.read()
     assert "\n" not in str(caught.value)
     assert "on_bad=skip" in str(caught.value)
+    assert "more beside it, which scripts/check_data.py lists" in str(caught.value)
 
 
 @pytest.mark.parametrize("name", BAD)
@@ -402,6 +404,113 @@ def test_data_smaller_than_a_batch_are_refused_before_training(tmp_path):
         UsageError, match=r"batch_size=32: the target few has only \d training examples; use batch_size="
     ):
         assemble(compose("data=folder", f"data.target.root={folder}", "init=random", "batch_size=32"))
+
+
+def test_rows_with_more_fields_than_the_head_are_refused_rather_than_shifted(tmp_path):
+    (tmp_path / "t.csv").write_text("text,label\n" + "good, really,1\nbad, really,0\n")
+    with pytest.raises(
+        UsageError, match=r"t.csv: not a readable table \(rows have more fields than the head; put texts"
+    ):
+        text_table(str(tmp_path / "t.csv"))
+
+
+def test_a_quotation_mark_in_a_table_with_tabs_swallows_nothing(tmp_path):
+    lines = [f"{'' if place % 5 else chr(34)}text {place}\t{place % 2}" for place in range(20)]
+    (tmp_path / "t.tsv").write_text("text\tlabel\n" + "\n".join(lines) + "\n")
+    samples = text_table(str(tmp_path / "t.tsv"))
+    assert len(samples.labels) == 20
+    assert samples.inputs.texts[5] == '"text 5'
+    (tmp_path / "q.tsv").write_text('text\tlabel\n"a\tb"\t1\n"c\nd"\t0\n')
+    assert text_table(str(tmp_path / "q.tsv")).inputs.texts == ("a\tb", "c\nd")
+
+
+def test_every_separator_of_lines_that_json_allows_in_a_text(tmp_path):
+    rows = [{"text": f"a\u2028b\x85c {place}", "label": "xy"[place % 2]} for place in range(4)]
+    (tmp_path / "t.jsonl").write_text("\r\n".join(json.dumps(row, ensure_ascii=False) for row in rows), newline="")
+    assert text_table(str(tmp_path / "t.jsonl")).inputs.texts[3] == "a\u2028b\x85c 3"
+
+
+def test_a_list_of_labels_is_not_a_label(tmp_path):
+    rows = [{"text": "one", "label": ["a"]}, {"text": {"x": 1}, "label": "a"}, {"text": "b", "label": "b"}]
+    (tmp_path / "t.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    with pytest.raises(
+        UsageError, match=r"row 1 holds a list as its label, where one value is needed; .*; 1 more like it"
+    ):
+        text_table(str(tmp_path / "t.jsonl"))
+    table = pd.DataFrame({"text": ["a", "b"], "label": [[1, 2], [3]]})
+    table.to_parquet(tmp_path / "t.parquet")
+    with pytest.raises(UsageError, match="row 1 holds a ndarray as its label"):
+        text_table(str(tmp_path / "t.parquet"))
+
+
+@pytest.mark.parametrize("classes", [["x", "y"], ["cat", "typo"], ["cat"], ["cat", "cat"]])
+def test_classes_that_are_not_there_are_answered_with_those_that_are(tmp_path, classes):
+    with pytest.raises(UsageError, match=r"data set pets: choose at least two different ones of cat, dog$"):
+        image_folder(str(tree(tmp_path / "pets", cat=2, dog=2)), classes=classes)
+
+
+def test_a_folder_that_cannot_be_entered_is_named(tmp_path, monkeypatch):
+    folder, real = tree(tmp_path / "pets", cat=2, dog=2), os.scandir
+    (folder / "dog/private").mkdir()
+
+    def guarded(path="."):
+        if str(path).endswith("private"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", guarded)
+    with pytest.raises(UsageError, match=r"dog/private: this folder cannot be read \(Permission denied\); allow it"):
+        image_folder(str(folder))
+
+
+def test_names_with_signs_of_markup_and_formulas_survive_a_run(tmp_path, answer, capsys):
+    folder = tree(tmp_path / "odd", **{"$5_$10": 10, "[bold]": 10, "$a^{b $": 10})
+    result = answer("data=folder", f"data.target.root={folder}", "init=random", "batch_size=4", "epochs=1")
+    assert result["data"]["target"]["classes"] == ["$5_$10", "$a^{b $", "[bold]"]
+    shown = capsys.readouterr().out
+    assert "3: $5_$10, $a^{b $, [bold]" in shown
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        ({"a": 1, "b": 1}, "has no train example: the data set has 2 examples; add some"),
+        ({"a": 9, "b": 1}, "has no training example of b: b has 1 examples; add some, leave the class out"),
+    ],
+)
+def test_too_few_examples_are_said_with_their_number(tmp_path, make, message):
+    with pytest.raises(UsageError, match=message):
+        assemble(chosen(tree(tmp_path / "few", **make)))
+
+
+def test_groups_that_leave_a_split_empty_are_said_with_their_number(tmp_path):
+    for groups, message in (
+        (lambda place: "one", r"has no (val|test) example: the data set has 30 examples in 1 groups, which stay whole"),
+        (lambda place: place % 3, r"has no training example of \w(, \w)?: \w has 10 examples in 1 groups; add some"),
+    ):
+        lines = [f"text {place},{'abc'[place % 3]},{groups(place)}" for place in range(30)]
+        (tmp_path / "t.csv").write_text("text,label,author\n" + "\n".join(lines) + "\n")
+        config = compose(
+            "data=table", f"data.target.root={tmp_path / 't.csv'}", "data.target.group=author", "init=random"
+        )
+        with pytest.raises(UsageError, match=message):
+            read_domain(config, "target").check("target")
+
+
+def test_a_validation_split_that_the_budget_replaces_is_said(tmp_path):
+    parts = {"train": {"cat": 10, "dog": 10}, "val": {"cat": 4, "dog": 4}, "test": {"cat": 2, "dog": 2}}
+    folder = tree(tmp_path / "pets", **parts)
+    assert read_domain(chosen(folder), "target").notices() == []
+    (notice,) = read_domain(chosen(folder, "data.shots=5"), "target").notices()
+    assert notice.startswith("has a validation split that is not used: the label budget pays for validation too")
+
+
+def test_colours_of_every_space_are_read(tmp_path):
+    profiles = [ImageCms.createProfile(name) for name in ("sRGB", "LAB")]
+    lab = ImageCms.applyTransform(colours(), ImageCms.buildTransform(*profiles, "RGB", "LAB"))
+    lab.save(tmp_path / "lab.tif")
+    assert np.abs(read(tmp_path / "lab.tif").astype(int) - np.asarray(colours())).mean() < 3
+    assert read(tmp_path / "lab.tif", 1).shape == (8, 8, 1)
 
 
 # Many -----------------------------------------------------------------------------------------------------------

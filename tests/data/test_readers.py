@@ -103,7 +103,7 @@ def test_a_table_may_be_any_of_four_formats(tmp_path):
     assert (expected.name, expected.classes, len(expected.labels)) == ("letters", ("0", "1", "2"), 300)
     for file in ("t.tsv", "t.jsonl", "t.parquet"):
         samples = text_table(str(tmp_path / file))
-        assert samples.inputs == expected.inputs
+        assert samples.inputs.texts == expected.inputs.texts
         assert (samples.labels == expected.labels).all()
 
 

@@ -50,8 +50,8 @@ class Augment:
             ("scale", scale, scale > 0, "must be above 0"),
             ("stretch", stretch, stretch >= 1, "must be at least 1"),
             ("hue", hue, 0 <= hue <= 0.5, "must lie in [0, 0.5]"),
-            ("random_ops", random_ops, random_ops >= 0, "must be a number of operations, or 0"),
-            ("magnitude", magnitude, 0 <= magnitude <= 30, "must lie in [0, 30]"),
+            ("random_ops", random_ops, random_ops in range(100), "must be a whole number of operations, or 0"),
+            ("magnitude", magnitude, magnitude in range(31), "must be a whole number in [0, 30]"),
         ]
         for key, value, holds, rule in rules:
             if not holds:
@@ -80,8 +80,8 @@ class Augment:
         interpolation = InterpolationMode(spec.interpolation)
         if self.crops:
             ratio = (1 / self.stretch, self.stretch)
-            # InterpolationMode.LANCZOS is for Pillow's pictures only.
-            smooth = InterpolationMode.BICUBIC if interpolation == InterpolationMode.LANCZOS else interpolation
+            # The other kinds of interpolation are for Pillow's pictures only.
+            smooth = interpolation if interpolation.value in ("nearest", "bilinear") else InterpolationMode.BICUBIC
             steps.append(v2.RandomResizedCrop(spec.size, (self.scale, 1.0), ratio, smooth, antialias=True))
         steps += [v2.RandomHorizontalFlip(self.flip)] if self.flip else []
         if self.colour or self.hue:

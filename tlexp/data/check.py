@@ -1,6 +1,5 @@
 """What is wrong with data before anything trains on them: what cannot be read, what is there twice, what leaks."""
 
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations_with_replacement
@@ -63,7 +62,7 @@ def places(domains: Mapping[str, Domain], facts: Mapping[str, Sequence[Facts]]) 
     found = []
     for role, domain in domains.items():
         samples = domain.samples
-        where = getattr(samples.inputs, "where", lambda index: f"row {index + 1}")
+        where = samples.inputs.where
         for part in PARTS:
             indices = getattr(domain.split, part).tolist()
             names = [samples.classes[samples.labels[index]] for index in indices]
@@ -146,10 +145,11 @@ def warnings(domains: Mapping[str, Domain], splits: Sequence[Place], pairs: Sequ
             found.append(f"twice: {pair.same:,} examples {where}, such as {pair.example}")
     for role, domain in domains.items():
         found += [f"{role}: {notice}" for notice in domain.notices()]
-        counts = Counter(domain.labels("train").tolist())
-        (most, n), (least, m) = counts.most_common()[0], counts.most_common()[-1]
-        if n >= RATIO * m:
-            names = domain.samples.classes
+        names = domain.samples.classes
+        counts = np.bincount(domain.labels("train"), minlength=len(names))
+        most, least = int(counts.argmax()), int(counts.argmin())
+        if counts[most] >= RATIO * max(1, counts[least]):
             rule = "see objective.class_weights and data.sampling"
-            found.append(f"{role}: {names[most]} has {n:,} training examples and {names[least]} {m:,}; {rule}")
+            both = f"{names[most]} has {counts[most]:,} training examples and {names[least]} {counts[least]:,}"
+            found.append(f"{role}: {both}; {rule}")
     return found

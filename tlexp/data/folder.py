@@ -53,7 +53,7 @@ def image_folder(
         files += [path for path, _ in found]
         labels += [label for _, label in found]
         parts += [part] * len(found)
-    notes = [f"left out {', '.join(f'{count:,} {what}' for what, count in left_out.items())}"] if left_out else []
+    notes = [f"left out {', '.join(f'{what}: {count:,}' for what, count in left_out.items())}"] if left_out else []
     images = ImageFiles(tuple(files), str(folder))
     return labelled(name, images, labels, parts if split else None, classes, on_bad=on_bad, notes=notes)
 
@@ -76,7 +76,7 @@ def _tree(folder: Path, left_out: Counter[str]) -> list[tuple[Path, str]]:
 def _images(folder: Path, left_out: Counter[str]) -> list[Path]:
     images: list[Path] = []
     seen: set[str] = set()
-    for place, folders, files in os.walk(folder, followlinks=True):
+    for place, folders, files in os.walk(folder, onerror=_refuse, followlinks=True):
         real = os.path.realpath(place)
         visible = [] if real in seen else [name for name in folders if not _hidden(name)]
         if real in seen:  # a link back to where it lies in
@@ -95,6 +95,10 @@ def _images(folder: Path, left_out: Counter[str]) -> list[Path]:
             else:
                 images.append(Path(place, name))
     return sorted(images)
+
+
+def _refuse(error: OSError) -> None:
+    raise UsageError(f"{error.filename}: this folder cannot be read ({error.strerror}); allow it, or move it away")
 
 
 def _hidden(name: str) -> bool:

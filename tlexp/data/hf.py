@@ -64,7 +64,7 @@ def hf_dataset(
     labels: list[str | None] = []
     for part in sets.values():
         labels += _labels(part, label)
-    groups = [str(value) for part in sets.values() for value in part[group]] if group else None
+    groups = [value for part in sets.values() for value in part[group]] if group else None
     of_part = [part for part, rows in sets.items() for _ in range(len(rows))]
     inputs, empty = _inputs(place, list(sets.values()), column)
     bad = {row: f"has no {label}, or one outside its classes" for row, value in enumerate(labels) if value is None}
@@ -80,7 +80,8 @@ def hf_dataset(
 
     skipped = [Skipped(f"{place}: row {row + 1}", reason) for row, reason in sorted(bad.items())]
     given = kept(of_part) if len(sets) > 1 else None
-    return labelled(name, inputs.take(keep), kept(labels) or [], given, classes, kept(groups), on_bad, skipped)
+    owners = None if groups is None else [str(value) for value in kept(groups) or ()]
+    return labelled(name, inputs.take(keep), kept(labels) or [], given, classes, owners, on_bad, skipped)
 
 
 def _loaded(place: str, local: bool, subset: str | None, revision: str | None) -> Any:

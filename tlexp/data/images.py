@@ -20,6 +20,7 @@ from tlexp.data.tables import InMemory, Table, tabled
 from tlexp.errors import UsageError
 
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}
+COMMON = ("1", "L", "LA", "RGB", "RGBA", "CMYK", "YCbCr", "HSV")  # what Pillow converts to each of them
 
 # What a folder may hold: formats of pictures that Pillow reads by itself, without films, plots and documents.
 ENDINGS = [
@@ -58,11 +59,16 @@ class UnreadableImageError(UsageError):
 
     Attributes:
         reason: why, without its name and the remedy.
+        passing: whether it may be the machine's fault rather than the file's, such as too many open files.
     """
 
-    def __init__(self, where: str, reason: str) -> None:
-        super().__init__(f"{where}: {reason}; mend or remove it, or on_bad=skip")
-        self.reason = reason
+    def __init__(self, message: str, reason: str = "", passing: bool = False) -> None:
+        super().__init__(message)  # torch hands an error from a worker over by its message alone
+        self.reason, self.passing = reason, passing
+
+
+def _unreadable(where: str, reason: str, passing: bool = False) -> UnreadableImageError:
+    return UnreadableImageError(f"{where}: {reason}; mend or remove it, or on_bad=skip", reason, passing)
 
 
 class Pictures(Protocol):
@@ -205,7 +211,7 @@ class EncodedImages:
 
     def names(self) -> list[str]:
         """Returns a digest of each."""
-        return [digest(self.column(int(row))) for row in self.rows]
+        return [digest(self._content(index)) for index in range(len(self.rows))]
 
     def identities(self) -> list[str]:
         """Returns the row of each."""
@@ -217,7 +223,13 @@ class EncodedImages:
 
     def opened(self, index: int) -> Image.Image:
         """Reads one, upright."""
-        return _opened(io.BytesIO(self.column(int(self.rows[index]))), self.where(index))
+        return _opened(io.BytesIO(self._content(index)), self.where(index))
+
+    def _content(self, index: int) -> bytes:
+        try:
+            return self.column(int(self.rows[index]))
+        except OSError:
+            return b""  # of a path that leads nowhere; said when it is opened
 
     def prepared(self, spec: InputSpec, cache: Cache | None = None, whole: bool = False) -> Table:
         """Reads, turns, resizes and crops each of them once.
@@ -253,19 +265,20 @@ def _opened(file: Any, where: str) -> Image.Image:
     except Exception as error:  # Pillow's plugins raise whatever a torn header leads them to
         reason = f"{error or type(error).__name__}".replace("\n", " ")
         reason = "unknown format" if isinstance(error, UnidentifiedImageError) else reason
-        raise UnreadableImageError(where, f"not a readable image ({reason})") from error
+        passing = isinstance(error, MemoryError) or getattr(error, "errno", None) is not None
+        raise _unreadable(where, f"not a readable image ({reason})", passing) from error
 
 
 def _eight_bit(picture: Image.Image, where: str) -> Image.Image:
     """Keeps the upper eight of sixteen grey bits, as Pillow does for colours; its own conversion clips them at 255."""
     if picture.mode not in ("I", "F") and not picture.mode.startswith("I;16"):
-        if picture.mode in ("P", "PA") or "transparency" in picture.info:
+        if picture.mode in ("P", "PA", "La", "RGBa") or "transparency" in picture.info:
             return picture.convert("RGBA")  # the same colours without Pillow's warning
         picture.load()
-        return picture
+        return picture if picture.mode in COMMON else picture.convert("RGB")
     values = np.asarray(picture)
     if picture.mode == "F" or values.min() < 0 or values.max() > 65535:
-        raise UnreadableImageError(where, f"holds values beyond 16 bits (mode {picture.mode}); store 8 bits a channel")
+        raise _unreadable(where, f"holds values beyond 16 bits (mode {picture.mode}); store 8 bits a channel")
     return Image.fromarray((values >> 8).astype(np.uint8))
 
 

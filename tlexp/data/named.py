@@ -52,8 +52,8 @@ def torchvision_set(
     _downloaded(dataset, place, build, download)
     try:
         sets = build(place)
-    except RuntimeError as error:
-        rule = f"give a folder that holds it, or remove this one to download it ({error})"
+    except (RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
+        rule = f"give a folder that holds it, or remove this one to download it ({' '.join(str(error).split())})"
         raise UsageError(f"folder={folder}: holds no {dataset} as torchvision lays it out; {rule}") from error
     pieces = [_content(dataset, part) for part in sets.values()]
     labels = [
@@ -76,14 +76,17 @@ def _downloaded(dataset: str, place: Path, build: Callable[..., Any], download: 
         return
     if not download:
         raise UsageError(f"folder={place}: no such folder, and download=false")
-    place.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"folder={place}: cannot be made ({error.strerror}); give another one") from error
     with FileLock(f"{place}.lock"):
         if place.is_dir():
             return
         unfinished = place.with_name(f"{place.name}.part")
         shutil.rmtree(unfinished, ignore_errors=True)  # of a download that was killed
-        unfinished.mkdir()
         try:
+            unfinished.mkdir()
             with _impatient():
                 build(unfinished, download=True)
         except (OSError, RuntimeError, EOFError, ValueError) as error:

@@ -17,6 +17,7 @@ from tlexp.cache import Cache, cores, digest
 from tlexp.data.augment import Augment, AugmentedDataset
 from tlexp.data.batches import ArrayDataset, Batch, CycledBatches, OrderedBatches, Pick, ShuffledBatches
 from tlexp.data.samples import PARTS, Indices, Samples
+from tlexp.data.scan import check_readable
 from tlexp.data.splits import Split
 from tlexp.errors import UsageError
 from tlexp.model import Features, TransferModel
@@ -52,12 +53,37 @@ class Domain:
         """Returns what gives a split's inputs, as the backbone takes them, by their numbers."""
         return self.samples.inputs.take(getattr(self.split, part)).prepared(spec, cache, whole)
 
+    def check(self, role: str) -> None:
+        """Makes sure that every split has something and that training knows every class.
+
+        Raises:
+            UsageError: where it does not, with how much there is.
+        """
+        samples = self.samples
+        whole = "" if samples.groups is None else f" in {len(np.unique(samples.groups))} groups, which stay whole"
+        for part, size in self.sizes().items():
+            if size == 0:
+                have = f"the data set has {len(samples.labels)} examples{whole}"
+                rule = "add some, or raise data.shots or data.fraction where they are set"
+                raise UsageError(f"the {role} {samples.name} has no {part} example: {have}; {rule}")
+        there = set(self.labels("train").tolist())
+        if absent := [label for label in range(len(samples.classes)) if label not in there]:
+            names = ", ".join(samples.classes[label] for label in absent)
+            mine = samples.labels == absent[0]
+            whole = "" if samples.groups is None else f" in {len(np.unique(samples.groups[mine]))} groups"
+            have = f"{samples.classes[absent[0]]} has {mine.sum()} examples{whole}"
+            rule = "add some, leave the class out by classes=, or raise data.shots or data.fraction where they are set"
+            raise UsageError(f"the {role} {samples.name} has no training example of {names}: {have}; {rule}")
+
     def notices(self) -> list[str]:
         """Returns what a reader of a result should know about these data."""
         samples, notices = self.samples, list(self.samples.notes)
         if samples.skipped:
             first = samples.skipped[0]
             notices.append(f"skipped {len(samples.skipped):,} examples, the first: {first.where} {first.reason}")
+        if "val" in samples.given and not set(self.split.val) <= set(samples.given["val"]):
+            rule = "the label budget pays for validation too; data.val=large validates on it"
+            notices.append(f"has a validation split that is not used: {rule}")
         for part, what in (("val", "validation"), ("test", "test")):
             if samples.given and part not in samples.given:
                 notices.append(f"has no {what} split: it is cut from the training split")
@@ -147,21 +173,11 @@ class TransferData(pl.LightningDataModule):
             if reading.augment and kind != "images":
                 rule = f"changes pictures, but the {role} {domain.samples.name} holds {kind}; use augment=none"
                 raise UsageError(f"augment={reading.augment.name}: {rule}")
-            self._check_sizes(role, domain)
-
-    def _check_sizes(self, role: str, domain: Domain) -> None:
-        name, sizes = domain.samples.name, domain.sizes()
-        for part, size in sizes.items():
-            if size == 0:
-                rule = "raise data.shots, data.fraction or the classes it keeps"
-                raise UsageError(f"the {role} {name} has no {part} example: {rule}")
-        missing = set(range(len(domain.samples.classes))) - set(domain.labels("train").tolist())
-        if missing:
-            names = ", ".join(domain.samples.classes[label] for label in sorted(missing))
-            raise UsageError(f"the {role} {name} has no training example of {names}: raise the label budget")
-        if role in self.train_on and self.batch_size > sizes["train"]:
-            rule = f"the {role} {name} has only {sizes['train']} training examples; use batch_size={sizes['train']}"
-            raise UsageError(f"batch_size={self.batch_size}: {rule} or fewer")
+            domain.check(role)
+            size = domain.sizes()["train"]
+            if role in train_on and batch_size > size:
+                rule = f"the {role} {domain.samples.name} has only {size} training examples; use batch_size={size}"
+                raise UsageError(f"batch_size={batch_size}: {rule} or fewer")
 
     def dataset(self, role: str, part: str) -> ArrayDataset:
         """Returns a split of a role, read and converted once; where the backbone is frozen, through it as well."""
@@ -186,10 +202,15 @@ class TransferData(pl.LightningDataModule):
         return self._raw[role, part]
 
     def read(self) -> None:
-        """Reads every split of every role, so that a file that cannot be read is said before training."""
+        """Reads every split of every role, so that a file that cannot be read is said before training.
+
+        Raises:
+            UsageError: for a file that cannot be read, by its name.
+        """
         for role, domain in self.domains.items():
             for part in domain.sizes():
-                self.raw(role, part)
+                if self.raw(role, part).inputs.slow:  # it will be decoded when its turn comes, which is too late
+                    check_readable(domain.samples.inputs.take(getattr(domain.split, part)), self.reading.cache)
 
     def notices(self) -> list[str]:
         """Returns what a reader of a result should know about the data, by role."""

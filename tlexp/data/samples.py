@@ -29,6 +29,9 @@ class Inputs(Protocol):
     def identities(self) -> list[str]:
         """Returns what each example is called wherever the data lie."""
 
+    def where(self, index: int) -> str:
+        """Returns what people know an example by: its path, or its file and row."""
+
     def prepared(self, spec: Any, cache: Cache | None = None, whole: bool = False) -> Any:
         """Returns what maps indices (batch,) to the batch a backbone with this input expects.
 
@@ -95,10 +98,7 @@ class Samples:
         if names is None:
             return self
         wanted = [str(name) for name in names]
-        unknown = sorted(set(wanted) - set(self.classes))
-        if unknown or len(set(wanted)) < 2 or len(set(wanted)) < len(wanted):
-            rule = f"choose at least two different ones of {', '.join(self.classes)}"
-            raise UsageError(f"classes={wanted} of data set {self.name}: {rule}")
+        _check_only(self.name, wanted, self.classes)
         old = np.array([self.classes.index(name) for name in wanted])
         new = np.full(len(self.classes), -1)
         new[old] = np.arange(len(old))
@@ -143,6 +143,7 @@ def labelled(
     names = np.array(labels, dtype=object)
     group_of = None if groups is None else np.unique(np.array(groups, dtype=str), return_inverse=True)[1]
     if only is not None:
+        _check_only(name, [str(label) for label in only], sorted(set(names[part_of == "train"]), key=_order))
         kept = np.flatnonzero(np.isin(names.astype(str), [str(label) for label in only]))
         inputs, part_of, names = inputs.take(kept), part_of[kept], names[kept]
         group_of = None if group_of is None else group_of[kept]
@@ -167,6 +168,12 @@ def labelled(
         tuple(skipped),
         (*notes, *_alike(classes)),
     ).only(only)
+
+
+def _check_only(name: str, wanted: Sequence[str], there: Sequence[str]) -> None:
+    if set(wanted) - set(there) or len(set(wanted)) < 2 or len(set(wanted)) < len(wanted):
+        names = ", ".join(there[:30]) + (", ..." if len(there) > 30 else "")
+        raise UsageError(f"classes={list(wanted)} of data set {name}: choose at least two different ones of {names}")
 
 
 def _order(label: str) -> tuple[bool, int, str]:

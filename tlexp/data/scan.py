@@ -3,13 +3,15 @@
 from typing import Any, NamedTuple
 
 import numpy as np
+import PIL
 from PIL import Image
 
 from tlexp.cache import Cache, digest
 from tlexp.data.images import UnreadableImageError
+from tlexp.errors import UsageError
 
 SMALL = 64  # pixels: of less, a thumbnail is too coarse to tell two pictures apart
-FORMAT = 2  # another number where the same file would have other facts
+FORMAT = 3  # another number where the same file would have other facts
 
 
 class Facts(NamedTuple):
@@ -22,6 +24,7 @@ class Facts(NamedTuple):
         mode: how its colours are stored, in Pillow's words; empty for a text.
         content: equal for examples with the same pixels, or the same words.
         look: 64 bits that nearly the same pictures share nearly all of; 0 for a text or a small picture.
+        passing: whether the error may be the machine's rather than the file's, such as too many open files.
     """
 
     error: str | None = None
@@ -30,6 +33,7 @@ class Facts(NamedTuple):
     mode: str = ""
     content: str = ""
     look: int = 0
+    passing: bool = False
 
 
 def facts(inputs: Any, cache: Cache | None = None) -> list[Facts]:
@@ -42,15 +46,31 @@ def facts(inputs: Any, cache: Cache | None = None) -> list[Facts]:
 
     if cache is None:
         return [Facts(*look(index)) for index in range(len(inputs))]
-    key = digest(inputs.root, str(FORMAT))
-    return [Facts(*found) for found in cache.values("facts", key, inputs.names(), look, "reading pictures")]
+    key = digest(inputs.root, str(FORMAT), PIL.__version__)
+    found = cache.values(
+        "facts", key, inputs.names(), look, "reading pictures", lambda values: not Facts(*values).passing
+    )
+    return [Facts(*values) for values in found]
+
+
+def check_readable(inputs: Any, cache: Cache | None = None) -> None:
+    """Makes sure that every example can be read, looking at those that nobody has looked at yet.
+
+    Raises:
+        UsageError: for the first that cannot, by its name, with the number of others.
+    """
+    bad = [(index, found.error) for index, found in enumerate(facts(inputs, cache)) if found.error]
+    if bad:
+        index, reason = bad[0]
+        more = f"; {len(bad) - 1} more beside it, which scripts/check_data.py lists" if bad[1:] else ""
+        raise UsageError(f"{inputs.where(index)}: {reason}; mend or remove it, or on_bad=skip{more}")
 
 
 def _facts(inputs: Any, index: int) -> Facts:
     try:
         picture = inputs.opened(index)
     except UnreadableImageError as error:
-        return Facts(error.reason)
+        return Facts(error.reason, passing=error.passing)
     mode = picture.mode
     colours = picture.convert("RGBA" if "A" in mode else "RGB")
     content = digest(str(colours.size), colours.tobytes())

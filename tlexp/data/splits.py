@@ -89,13 +89,15 @@ def split(
             parts["test"].append(members[:held])
             members = members[held:]
         members = members[permutation(len(members), split_seed, "budget", draw, label)]
-        if shots is not None and shots > len(members):
-            rule = f"a class has only {len(members)} labels outside the test split; use fewer, or null for all"
-            raise UsageError(f"data.shots={shots}: {rule}")
         if validated:
             validates = np.zeros(len(members), bool)
         else:
             validates = validating[members] if groups is not None else _second_of_five(len(members))
+        there = int((~validates).sum()) if val == "large" else len(members)
+        if shots is not None and shots > there:
+            beside = "outside the test split" + (" and validation" if val == "large" else "")
+            rule = f"a class has only {there} labels {beside}; use fewer, or null for all"
+            raise UsageError(f"data.shots={shots}: {rule}")
         bought = _budget(len(members), shots, fraction)
         # Of what is bought, as many validate as a budget of that size can spare.
         spent = int(_second_of_five(bought).sum()) if not validated and val == "in_budget" else 0

@@ -1,11 +1,15 @@
 """Examples in tables: CSV, TSV, JSON lines or Parquet, in one file or in one for each split."""
 
+import csv
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from tlexp.data.images import ImageFiles
@@ -53,7 +57,7 @@ def text_table(
     """
     rows = _read("text table", root, (train, val, test), text, label, split, group, encoding, on_bad)
     name = name or Path(train or root or "").stem
-    texts = Texts(tuple(rows.inputs))
+    texts = Texts(tuple(rows.inputs), tuple(rows.wheres))
     return labelled(name, texts, rows.labels, rows.given, classes, rows.grouped, on_bad, rows.skipped)
 
 
@@ -105,6 +109,7 @@ class Rows:
     """The columns of one or several tables, and what was left out of them."""
 
     inputs: list[str] = field(default_factory=list)
+    wheres: list[str] = field(default_factory=list)
     labels: list[str] = field(default_factory=list)
     parts: list[str] = field(default_factory=list)
     groups: list[str] = field(default_factory=list)
@@ -152,6 +157,7 @@ def _read(
         rows.skipped += [Skipped(f"{file}: row {place + 1}", reason) for place, reason in bad.items()]
         table = table.drop(index=list(bad))
         rows.inputs += [str(value) for value in table[first]]
+        rows.wheres += [f"{file.name}: row {place + 1}" for place in table.index]
         rows.labels += [str(value) for value in table[label]]
         rows.groups += [str(value) for value in table[group]] if group else []
         rows.parts += [_part(value) for value in table[split]] if split else [part] * len(table) if part else []
@@ -170,6 +176,10 @@ def _unusable(table: pd.DataFrame, first: str, label: str, split: str | None, gr
         missing = table[column].isna() | (table[column].astype(str).str.strip() == "")
         for place in table.index[missing.to_numpy(dtype=bool)]:
             bad.setdefault(int(place), f"has no {column}")
+    for column in (first, label):
+        for place, value in table[column].items():
+            if isinstance(value, list | tuple | dict | set | bytes | np.ndarray):
+                bad[int(place)] = f"holds a {type(value).__name__} as its {column}, where one value is needed"
     for place, written in table[split].items() if split else ():
         if _part(written) not in PARTS:
             bad.setdefault(int(place), f"has {split}={written}, which is none of {', '.join(PARTS)}")
@@ -218,14 +228,33 @@ def _separated(path: Path, columns: Sequence[str], separators: Sequence[str], en
     for separator in separators:
         head = pd.read_csv(path, sep=separator, nrows=0, encoding=marked)
         if set(columns) <= set(head.columns):
-            return pd.read_csv(path, sep=separator, **as_written)
+            return _rows(path, separator, as_written)
     return pd.read_csv(path, sep=separators[0], nrows=0, encoding=marked)
+
+
+def _rows(path: Path, separator: str, as_written: dict[str, Any]) -> pd.DataFrame:
+    """Reads the rows of a table, which pandas would shift to the left where they have more fields than the head.
+
+    In tables with tabs a quotation mark is often just that: there it opens a quotation only where one is closed.
+    """
+    if separator == "\t":
+        with suppress(ValueError):
+            plain = pd.read_csv(path, sep=separator, quoting=csv.QUOTE_NONE, **as_written)
+            cells = plain.astype(str).apply(lambda column: column.str.fullmatch('".*"')).to_numpy()
+            if isinstance(plain.index, pd.RangeIndex) and not cells.any():
+                return plain
+    table = pd.read_csv(path, sep=separator, **as_written)
+    if not isinstance(table.index, pd.RangeIndex):
+        raise ValueError(
+            f"rows have more fields than the head; put texts that hold a {separator!r} into quotation marks"
+        )
+    return table
 
 
 def _json_lines(path: Path, encoding: str) -> pd.DataFrame:
     """Reads an object a line; values stay what they are, where pandas would make 1 of `"1"` and 1.0 of 1."""
     rows = []
-    for number, line in enumerate(path.read_text("utf-8-sig" if encoding == "utf-8" else encoding).splitlines()):
+    for number, line in enumerate(path.read_text("utf-8-sig" if encoding == "utf-8" else encoding).split("\n")):
         if line.strip():
             try:
                 rows.append(dict(json.loads(line)))

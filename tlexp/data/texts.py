@@ -47,9 +47,10 @@ class TokenTable:
 
 @dataclass(frozen=True)
 class Texts:
-    """Texts in memory."""
+    """Texts in memory, and what people know each by; nothing where they are known by their number."""
 
     texts: tuple[str, ...]
+    names: tuple[str, ...] = ()
 
     kind: ClassVar[str] = "texts"
 
@@ -58,7 +59,12 @@ class Texts:
 
     def take(self, indices: Indices) -> "Texts":
         """Returns some of them."""
-        return Texts(tuple(self.texts[index] for index in indices))
+        names = tuple(self.names[index] for index in indices) if self.names else ()
+        return Texts(tuple(self.texts[index] for index in indices), names)
+
+    def where(self, index: int) -> str:
+        """Returns its file and row, counted from 1."""
+        return self.names[index] if self.names else f"row {index + 1}"
 
     def identities(self) -> list[str]:
         """Returns the texts themselves."""
