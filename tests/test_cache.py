@@ -45,14 +45,14 @@ def files(tmp_path):
 @pytest.fixture
 def decodes(monkeypatch, tmp_path):
     """Counts how many pictures are opened, by all processes."""
-    count, real = tmp_path / "opened", images._opened
+    count, real = tmp_path / "opened", images.opened
 
     def counted(file, where):
         with count.open("ab", buffering=0) as log:
             log.write(b"x")
         return real(file, where)
 
-    monkeypatch.setattr(images, "_opened", counted)
+    monkeypatch.setattr(images, "opened", counted)
     return lambda: count.stat().st_size if count.exists() else 0
 
 
@@ -125,20 +125,20 @@ def test_processes_that_come_together_decode_each_picture_once_and_agree(cache, 
 def test_a_process_killed_while_it_writes_leaves_nothing_wrong(cache, tmp_path, monkeypatch):
     folder = tree(tmp_path / "many", a=600)
     files = ImageFiles(tuple(sorted((folder / "a").iterdir())), str(folder))
-    real = images._opened
+    real = images.opened
 
     def slow(file, where):
         time.sleep(0.001)
         return real(file, where)
 
-    monkeypatch.setattr(images, "_opened", slow)
+    monkeypatch.setattr(images, "opened", slow)
     for wait in (0.02, 0.2, 0.45):
         process = FORK.Process(target=files.prepared, args=(SPEC, cache))
         process.start()
         time.sleep(wait)
         os.kill(process.pid, signal.SIGKILL)
         process.join()
-    monkeypatch.setattr(images, "_opened", real)
+    monkeypatch.setattr(images, "opened", real)
     assert torch.equal(everything(files.prepared(SPEC, cache)), everything(files.prepared(SPEC)))
 
 

@@ -18,7 +18,8 @@ from tlexp.backbones.weights import Loaded
 from tlexp.cache import Cache
 from tlexp.checks import check_alpha, check_monitor, check_parts, check_trainer
 from tlexp.config import Config
-from tlexp.data.pair import Domain, Reading, TransferData
+from tlexp.data.domain import Domain
+from tlexp.data.pair import Reading, TransferData
 from tlexp.data.samples import Samples, Skipped
 from tlexp.data.scan import facts
 from tlexp.data.splits import split

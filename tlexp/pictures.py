@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from tlexp.data.check import Twins
-from tlexp.data.pair import Domain
+from tlexp.data.domain import Domain
 from tlexp.data.samples import PARTS
 from tlexp.data.scan import Facts
 

@@ -16,7 +16,8 @@ from rich.table import Table
 from torch import nn
 
 from tlexp.config import Config, without_password
-from tlexp.data.pair import Domain, TransferData
+from tlexp.data.domain import Domain
+from tlexp.data.pair import TransferData
 from tlexp.data.samples import PARTS, Samples
 from tlexp.data.scan import Facts
 from tlexp.model import TransferModel

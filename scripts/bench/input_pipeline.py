@@ -32,8 +32,10 @@ from rich.table import Table
 from tlexp.backbones.base import InputSpec
 from tlexp.cache import Cache, cores
 from tlexp.data.augment import Augment
-from tlexp.data.images import ENDINGS, ImageFiles, channelled, fitted
-from tlexp.data.pair import Domain, Reading, TransferData
+from tlexp.data.decode import channelled, fitted
+from tlexp.data.domain import Domain
+from tlexp.data.images import ENDINGS, ImageFiles
+from tlexp.data.pair import Reading, TransferData
 from tlexp.data.samples import Samples
 from tlexp.data.splits import Split
 

@@ -10,7 +10,8 @@ from timm.data import create_transform, resolve_model_data_config
 
 from tlexp.backbones.base import InputSpec
 from tlexp.backbones.timm import TimmBackbone
-from tlexp.data.images import ImageFiles, PixelArray, channelled
+from tlexp.data.decode import channelled
+from tlexp.data.images import ImageFiles, PixelArray
 from tlexp.errors import UsageError
 
 

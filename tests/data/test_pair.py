@@ -8,8 +8,9 @@ from tests.conftest import STRATEGIES, compose
 from tests.data.test_readers import tree
 from tlexp.assemble import assemble, read_domain
 from tlexp.backbones.base import InputSpec
+from tlexp.data.domain import Domain
 from tlexp.data.images import PixelArray
-from tlexp.data.pair import Domain, TransferData
+from tlexp.data.pair import TransferData
 from tlexp.data.samples import Samples
 from tlexp.data.splits import Split
 from tlexp.errors import UsageError

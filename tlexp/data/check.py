@@ -7,7 +7,7 @@ from itertools import combinations_with_replacement
 import numpy as np
 from numpy.typing import NDArray
 
-from tlexp.data.pair import Domain
+from tlexp.data.domain import Domain
 from tlexp.data.samples import PARTS
 from tlexp.data.scan import Facts
 

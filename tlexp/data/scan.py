@@ -7,7 +7,7 @@ import PIL
 from PIL import Image
 
 from tlexp.cache import Cache, digest
-from tlexp.data.images import UnreadableImageError
+from tlexp.data.decode import UnreadableImageError
 from tlexp.errors import UsageError
 
 SMALL = 64  # pixels: of less, a thumbnail is too coarse to tell two pictures apart
