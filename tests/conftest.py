@@ -35,6 +35,8 @@ CACHE = Path(tempfile.mkdtemp(prefix="tlexp-cache-"))
 atexit.register(shutil.rmtree, CACHE, ignore_errors=True)
 
 STRATEGIES = sorted(path.stem for path in (CONF / "strategy").glob("*.yaml"))
+# Options under which a strategy with phases goes through them in the few epochs of a test.
+PHASES = {"lp_ft": ("strategy.probe_epochs=1",), "gradual_unfreezing": ("strategy.epochs_per_stage=1",)}
 FILES = ROOT / "tests/files"
 # A network with BatchNorm, one with dropout and one without of the image zoos, and a text encoder on texts.
 BACKBONES = {

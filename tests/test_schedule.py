@@ -5,7 +5,8 @@ import pytorch_lightning as pl
 import torch
 
 from tests.conftest import compose, fit
-from tlexp.schedule import constant, cosine
+from tlexp.errors import UsageError
+from tlexp.schedule import constant, cosine, slanted
 
 
 class Rates(pl.Callback):
@@ -29,6 +30,16 @@ def test_cosine_peaks_and_ends_where_it_says():
 
 def test_constant_stays_after_its_warm_up():
     assert [constant(step, 10, warmup=0.2) for step in range(5)] == pytest.approx([1 / 3, 2 / 3, 1, 1, 1])
+
+
+@pytest.mark.parametrize(("total", "ratio"), [(100, 32), (250, 10)])
+def test_slanted_is_the_published_triangle(total, ratio):
+    cut = total // 10
+    for t in range(total):
+        share = t / cut if t < cut else 1 - (t - cut) / (cut * (1 / 0.1 - 1))
+        assert slanted(t, total, 0.1, ratio) == pytest.approx((1 + share * (ratio - 1)) / ratio)
+    with pytest.raises(UsageError, match=r"schedule.ratio=0.5: the highest rate over the lowest, at least 1"):
+        slanted(0, total, 0.1, 0.5)
 
 
 @pytest.mark.parametrize(

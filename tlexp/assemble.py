@@ -191,7 +191,8 @@ def build_model(config: Config, backbone: Backbone, domains: dict[str, Domain]) 
     elif not config.has_target_loss:
         raise UsageError("alpha=inf: trains the source's head only; use head=one, which needs equal classes")
     own = source_statistics(backbone, config.norm) if config.has_source_loss else None  # type: ignore[arg-type]
-    return TransferModel(backbone, counts, config.seed, own, config.head_hidden, config.head_dropout)
+    frozen = config.norm == "frozen"
+    return TransferModel(backbone, counts, config.seed, own, config.head_hidden, config.head_dropout, frozen)
 
 
 def build_task(

@@ -48,6 +48,7 @@ class RecipeConfig:
     init: str = MISSING
     epochs: int = MISSING
     lr: float = MISSING
+    norm: str = "per_domain"
 
 
 @dataclass
@@ -161,7 +162,7 @@ class Config:
     head: str = "auto"
     head_hidden: int = 0
     head_dropout: float = 0.0
-    norm: str = "per_domain"
+    norm: str = MISSING
     seed: int = 0
     split_seed: int = 0
     epochs: int = MISSING
@@ -180,7 +181,7 @@ class Config:
         _one_of("head", self.head, ("auto", "one", "two"))
         _require(self.head_hidden >= 0, "head_hidden", self.head_hidden, "units of a hidden layer, or 0 for none")
         _require(0 <= self.head_dropout < 1, "head_dropout", self.head_dropout, "must lie in [0, 1)")
-        _one_of("norm", self.norm, ("per_domain", "shared"))
+        _one_of("norm", self.norm, ("per_domain", "shared", "frozen"))
         _positive(epochs=self.epochs, lr=self.lr, batch_size=self.batch_size, patience=self.patience)
         ok = math.isfinite(self.cache_gb) and self.cache_gb >= 0
         _require(ok, "cache_gb", self.cache_gb, "must be finite and >= 0; 0 keeps no pictures")

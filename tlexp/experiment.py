@@ -119,7 +119,7 @@ def train(config: Config, folder: Path, record: tracking.Record) -> None:
     parts.data.read()
     tune(parts.task.model, config.trainer)
     with quiet():
-        trainer = make_trainer(config, folder, callbacks)
+        trainer = make_trainer(config, folder, callbacks, parts.task.phased)
         fit_started = time.perf_counter()
         trainer.fit(parts.task, datamodule=parts.data)
         fit_seconds = time.perf_counter() - fit_started
@@ -149,8 +149,14 @@ def tune(model: TransferModel, trainer: dict[str, Any]) -> None:
         model.backbone.compile()
 
 
-def make_trainer(config: Config, folder: Path, callbacks: list[pl.Callback]) -> pl.Trainer:
+def make_trainer(config: Config, folder: Path, callbacks: list[pl.Callback], phased: bool = False) -> pl.Trainer:
     """Returns Lightning's Trainer as the configuration says, with ranks that check that they agree.
+
+    Args:
+        config: the run's configuration.
+        folder: where checkpoints go.
+        callbacks: added to its own.
+        phased: whether other stages move in other epochs, so that ranks must look which ones take part in a step.
 
     Raises:
         UsageError: for options that Lightning refuses.
@@ -159,7 +165,7 @@ def make_trainer(config: Config, folder: Path, callbacks: list[pl.Callback]) -> 
     options = {k: build("trainer", v) if isinstance(v, dict) else v for k, v in given.items()}
     if launch.processes(options) > 1 and options.get("strategy", "auto") in ("auto", "ddp"):
         # Buffers sent round in each forward pass would hang where ranks evaluate uneven numbers of batches.
-        options["strategy"] = DDPStrategy(forward_sync_buffers=False)
+        options["strategy"] = DDPStrategy(forward_sync_buffers=False, find_unused_parameters=phased)
     fixed: dict[str, Any] = {"logger": False, "num_sanity_val_steps": 0, "use_distributed_sampler": False}
     shown = {"enable_progress_bar": False, "enable_model_summary": False}  # the report shows more
     callbacks = [launch.SameConfig(config.hash), *callbacks]

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from tlexp.backbones.base import Backbone, InputSpec, Stage
 from tlexp.cache import digest
-from tlexp.norm import SourceStatistics
+from tlexp.norm import SourceStatistics, has_statistics
 from tlexp.streams import forked
 
 HEAD = "head"
@@ -39,6 +39,7 @@ class TransferModel(nn.Module):
         source_statistics: the source's own BatchNorm statistics; None where both domains share one set.
         head_hidden: units of a hidden layer in each head; 0 for none.
         head_dropout: share of what enters a head's output layer that is dropped while training.
+        frozen_statistics: BatchNorm layers keep the statistics they start with, also where their weights move.
     """
 
     def __init__(
@@ -49,8 +50,10 @@ class TransferModel(nn.Module):
         source_statistics: SourceStatistics | None = None,
         head_hidden: int = 0,
         head_dropout: float = 0.0,
+        frozen_statistics: bool = False,
     ) -> None:
         super().__init__()
+        self.frozen_statistics = frozen_statistics
         self.backbone: Any = backbone
         self.classes = classes
         self.memory_format = torch.contiguous_format
@@ -147,6 +150,8 @@ class TransferModel(nn.Module):
         for name, module in self.named_modules():
             if name in self._spans:
                 module.training = mode and not self._trainable.isdisjoint(self._spans[name])
+            if self.frozen_statistics and has_statistics(module):
+                module.training = False
         return self
 
 

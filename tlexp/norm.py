@@ -50,8 +50,8 @@ class SourceStatistics(nn.Module):
 
 
 def source_statistics(backbone: nn.Module, policy: str) -> SourceStatistics | None:
-    """Returns the source's statistics under `policy`; None where they are shared or there are none."""
-    if policy == "shared" or not any(has_statistics(module) for module in backbone.modules()):
+    """Returns the source's statistics under `policy`; None where both domains have the same or there are none."""
+    if policy != "per_domain" or not any(has_statistics(module) for module in backbone.modules()):
         return None
     return SourceStatistics(backbone)
 

@@ -3,7 +3,7 @@
 import math
 import sys
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -51,7 +51,9 @@ class StartReport(pl.Callback):
         console.print(data_table(self.parts.data))
         groups = trainer.optimizers[0].param_groups
         rates = {group["name"].removesuffix("/no_decay"): group["initial_lr"] for group in groups}
-        console.print(stage_table(self.parts.task.model, rates))
+        task = self.parts.task
+        moving = [task.strategy.trainable(epoch) for epoch in task.epochs]
+        console.print(stage_table(task.model, rates, moving))
 
 
 def start_facts(config: Config, parts: "Parts", trainer: pl.Trainer) -> dict[str, object]:
@@ -164,20 +166,40 @@ def class_table(domain: Domain) -> Table:
     return table
 
 
-def stage_table(model: TransferModel, rates: dict[str, float]) -> Table:
-    """Returns each stage's parameters, whether it moves, its mode while training and its rate."""
+def stage_table(model: TransferModel, rates: dict[str, float], moving: Sequence[Set[str]]) -> Table:
+    """Returns each stage's parameters, when it moves, its mode in the first epoch and its rate.
+
+    Args:
+        model: as it is in the first epoch.
+        rates: of the stages that ever move.
+        moving: the names of the stages that move, by epoch.
+    """
     table = Table("stage", "parameters", "moves", "mode", "lr", title="Stages", title_justify="left")
     parameters = dict(model.named_parameters())
     for stage in model.stages:
-        moves = all(parameters[name].requires_grad for name in stage.parameters)
         modes = {"train" if model.get_submodule(name).training else "eval" for name in stage.modules}
         count = sum(parameters[name].numel() for name in stage.parameters)
         rate = f"{rates[stage.name]:g}" if stage.name in rates else "-"
-        table.add_row(stage.name, f"{count:,}", "yes" if moves else "frozen", " and ".join(sorted(modes)), rate)
+        when = moves([stage.name in names for names in moving])
+        table.add_row(stage.name, f"{count:,}", when, " and ".join(sorted(modes)), rate)
     total = sum(p.numel() for p in model.parameters())
-    moving = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    table.add_row("all", f"{total:,}", f"{moving:,}", "", "")
+    now = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    later = "" if len(set(map(frozenset, moving))) == 1 else " in epoch 1"
+    table.add_row("all", f"{total:,}", f"{now:,}{later}", "", "")
     return table
+
+
+def moves(by_epoch: Sequence[bool]) -> str:
+    """Returns in words when a stage moves, epochs counted from 1."""
+    if all(by_epoch):
+        return "yes"
+    if not any(by_epoch):
+        return "frozen"
+    changes = [epoch for epoch in range(1, len(by_epoch)) if by_epoch[epoch] != by_epoch[epoch - 1]]
+    starts = ([0] if by_epoch[0] else []) + [epoch for epoch in changes if by_epoch[epoch]]
+    stops = [epoch for epoch in changes if not by_epoch[epoch]] + ([len(by_epoch)] if by_epoch[-1] else [])
+    spans = zip(starts, stops, strict=True)
+    return ", ".join(f"epochs {start + 1} to {stop}" if stop > start + 1 else f"epoch {stop}" for start, stop in spans)
 
 
 def show_end(config: Config, parts: "Parts", metrics: dict[str, Any], folder: Path) -> None:

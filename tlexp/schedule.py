@@ -28,6 +28,21 @@ def constant(step: int, total: int, warmup: float = 0.0) -> float:
     return (step + 1) / (rise + 1) if step < rise else 1.0
 
 
+def slanted(step: int, total: int, warmup: float = 0.1, ratio: float = 32.0) -> float:
+    """Rises linearly from 1 / ratio to 1 over the first `warmup` share of `total` steps and falls back the same way.
+
+    The slanted triangular rate of Howard and Ruder (2018), their `cut_frac` being `warmup`.
+
+    Raises:
+        UsageError: for a warm-up outside [0, 1) or a ratio below 1.
+    """
+    if ratio < 1:
+        raise UsageError(f"schedule.ratio={ratio}: the highest rate over the lowest, at least 1")
+    rise = _rise(total, warmup)
+    share = step / rise if step < rise else 1 - (step - rise) / max(1, total - rise)
+    return (1 + share * (ratio - 1)) / ratio
+
+
 def _rise(total: int, warmup: float) -> int:
     if not 0 <= warmup < 1:
         raise UsageError(f"schedule.warmup={warmup}: must be a share of all steps in [0, 1)")

@@ -65,9 +65,19 @@ class TransferTask(pl.LightningModule):
             {f"{split}_{role}": Evaluation(count) for split in ("val", "test") for role, count in classes.items()}
         )
         self._train_sums: dict[str, Tensor] = {}
-        model.set_trainable(strategy.trainable(0))
+        # Whatever moves in some epoch has a gradient now, so that several processes agree to average it.
+        model.set_trainable(set().union(*(strategy.trainable(epoch) for epoch in epochs)))
+
+    @property
+    def phased(self) -> bool:
+        """Whether other stages move in other epochs."""
+        return len({frozenset(self.strategy.trainable(epoch)) for epoch in self.epochs}) > 1
 
     # Training -----------------------------------------------------------------------------------------------
+
+    def on_fit_start(self) -> None:
+        """Lets move what the first epoch moves, before anybody reports it."""
+        self.model.set_trainable(self.strategy.trainable(self.current_epoch))
 
     def on_train_epoch_start(self) -> None:
         """Derives what moves and the chance of this epoch from its number alone, so that a resumed run agrees."""

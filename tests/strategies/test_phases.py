@@ -1,0 +1,131 @@
+"""Strategies that differ from stage to stage and from epoch to epoch, against those they become at their ends."""
+
+import pytest
+import torch
+
+from tests.conftest import assemble, compose, differing, fit, state, weights
+from tlexp.errors import UsageError
+from tlexp.report import moves
+
+SHORT = ("epochs=3", "lr=0.003")
+
+
+@pytest.mark.parametrize("alpha", ["0", "0.5"])
+@pytest.mark.parametrize(
+    ("strategy", "options", "other"),
+    [
+        ("layer_decay", ("strategy.decay=1",), "full_transfer"),
+        ("layer_decay", ("strategy.decay=0",), "shared_representation"),
+        ("gradual_unfreezing", ("strategy.epochs_per_stage=0", "strategy.decay=1"), "full_transfer"),
+        ("gradual_unfreezing", ("strategy.epochs_per_stage=100",), "shared_representation"),
+        ("lp_ft", ("strategy.probe_epochs=0",), "finetune"),
+        ("lp_ft", ("strategy.probe_epochs=100",), "shared_representation"),
+        ("surgical", ("strategy.stage=last",), None),
+    ],
+)
+def test_at_its_ends_a_strategy_is_another_to_the_bit(answer, strategy, options, other, alpha):
+    run = ("init=random", "head=one", f"alpha={alpha}", *SHORT)
+    ours = answer(f"strategy={strategy}", *options, *run)
+    if other is None:
+        other, options = "finetune", ("strategy.freeze_until=stage2", "strategy.backbone_lr_mult=1")
+        theirs = answer(f"strategy={other}", *options, *run)
+    else:
+        theirs = answer(f"strategy={other}", *run)
+    assert not differing(weights(ours["folder"]), weights(theirs["folder"]))
+    assert ours["test/target/nll"] == theirs["test/target/nll"]
+
+
+def test_rates_fall_from_stage_to_stage_and_are_what_a_step_is_made_of():
+    """After one step of plain SGD every stage has moved by its own rate times its gradient."""
+    plain = ("optimizer=sgd", "optimizer.momentum=0", "optimizer.nesterov=false", "optimizer.weight_decay=0")
+    run = ("strategy=layer_decay", "strategy.decay=0.5", "lr=0.1", "schedule=constant", "init=random")
+    parts = assemble(compose(*run, *plain))
+    optimizer = parts.task.build_optimizer()
+    rates = {group["name"].removesuffix("/no_decay"): group["lr"] for group in optimizer.param_groups}
+    assert rates == pytest.approx({"head": 0.1, "hidden": 0.05, "stage2": 0.025, "stage1": 0.0125, "stem": 0.00625})
+    before = state(parts.task.model)
+    batch = next(iter(parts.data.train_dataloader()))[0]
+    model = parts.task.model
+    torch.nn.functional.cross_entropy(model(batch["target"].inputs), batch["target"].labels).backward()
+    optimizer.step()
+    parameters = dict(model.named_parameters())
+    for stage in model.stages:
+        for name in stage.parameters:
+            moved, gradient = parameters[name].detach() - before[name], parameters[name].grad
+            assert torch.allclose(moved, -rates[stage.name] * gradient, atol=1e-7), name
+
+
+def test_stages_unfreeze_from_the_top_one_after_the_other():
+    parts = assemble(compose("strategy=gradual_unfreezing", "strategy.epochs_per_stage=2", "init=random", "epochs=12"))
+    sets = [parts.task.strategy.trainable(epoch) for epoch in range(12)]
+    order = ["head", "hidden", "stage2", "stage1", "stem"]
+    assert sets == [set(order[: 1 + epoch // 2]) for epoch in range(12)]
+    assert parts.task.phased
+    assert [moves([name in names for names in sets]) for name in order] == [
+        "yes",
+        "epochs 3 to 12",
+        "epochs 5 to 12",
+        "epochs 7 to 12",
+        "epochs 9 to 12",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("by_epoch", "words"),
+    [
+        ("1111", "yes"),
+        ("0000", "frozen"),
+        ("0111", "epochs 2 to 4"),
+        ("1000", "epoch 1"),
+        ("1011", "epoch 1, epochs 3 to 4"),
+    ],
+)
+def test_when_a_stage_moves_in_words(by_epoch, words):
+    assert moves([digit == "1" for digit in by_epoch]) == words
+
+
+def test_the_second_phase_starts_from_the_first_ones_head():
+    run = ("strategy=lp_ft", "init=random", "alpha=0", "epochs=4", "schedule=constant", "seed=3")
+    probe, _ = fit(compose(*run, "strategy.probe_epochs=4", "trainer.max_epochs=2"))
+    both = assemble(compose(*run, "strategy.probe_epochs=2"))
+    assert both.task.strategy.trainable(1) == {"head"}
+    assert both.task.strategy.trainable(2) == {stage.name for stage in both.task.model.stages}
+    short, _ = fit(compose(*run, "strategy.probe_epochs=2", "trainer.max_epochs=2"))
+    ours, theirs = (state(parts.task.model) for parts in (probe, short))
+    assert all(torch.allclose(ours[name], theirs[name], atol=1e-5) for name in ours)
+
+
+def test_frozen_statistics_stay_to_the_bit_while_weights_move():
+    """Training and evaluation then see the same features, also with batches of one."""
+    run = ("backbone=timm", "backbone.name=resnet10t", "backbone.size=32", "init=random", "epochs=2", "alpha=0.5")
+    parts = assemble(compose(*run, "norm=frozen", "strategy=finetune"))
+    before = state(parts.task.model)
+    trained, _ = fit(compose(*run, "norm=frozen", "strategy=finetune"))
+    changed = differing(before, state(trained.task.model))
+    assert changed
+    assert not {name for name in changed if "running_" in name or "num_batches" in name}
+    assert "backbone.body.bn1.weight" in changed
+    assert trained.task.model.source_statistics is None
+    model = trained.task.model.train()
+    images = torch.randint(0, 256, (4, model.backbone.input.channels, 32, 32), dtype=torch.uint8)
+    together, alone = model.features(images), torch.cat([model.features(image[None]) for image in images])
+    assert torch.allclose(together, alone, atol=1e-4)
+    assert torch.allclose(together, model.eval().features(images), atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("strategy=layer_decay", "strategy.decay=1.5"), r"strategy.decay=1.5: must lie in \[0, 1\]"),
+        (("strategy=gradual_unfreezing", "strategy.decay=0"), "strategy.decay=0: would leave nothing to unfreeze"),
+        (("strategy=gradual_unfreezing", "strategy.epochs_per_stage=-1"), "epochs_per_stage=-1: must be a number"),
+        (("strategy=lp_ft", "strategy.probe_epochs=-1"), "strategy.probe_epochs=-1: must be a number of epochs"),
+        (
+            ("strategy=surgical", "strategy.stage=top"),
+            "strategy.stage=top: choose first, last or one of stem, stage1, stage2, hidden",
+        ),
+    ],
+)
+def test_values_that_make_no_sense_are_named(options, message):
+    with pytest.raises(UsageError, match=message):
+        assemble(compose("init=random", *options))
