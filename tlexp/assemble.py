@@ -219,6 +219,7 @@ def build_task(
         "input": model.backbone.input.described(),
         "classes": {role: list(domain.samples.classes) for role, domain in domains.items()},
         "config": config.shown(),
+        "config_hash": config.hash,
         **carried,
     }
     schedule = build("schedule", {**config.schedule, "_partial_": True})

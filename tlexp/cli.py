@@ -12,7 +12,7 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import CompactHydraException
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from tlexp import config as configuration
@@ -31,9 +31,33 @@ ConfigStore.instance().store("schema", configuration.Config)
 def answer(cfg: DictConfig) -> float:
     """Runs one job and returns its score, which is what a sweeper optimises."""
     config = configuration.load(cfg, root=Path(hydra.utils.get_original_cwd()))
+    folder = Path(HydraConfig.get().runtime.output_dir).absolute()
+    if config.resume is not None:
+        config = as_it_was(config, folder)
     from tlexp.experiment import run  # torch only once there is something to train
 
-    return run(config, Path(HydraConfig.get().runtime.output_dir).absolute())
+    return run(config, folder)
+
+
+def as_it_was(config: configuration.Config, folder: Path) -> configuration.Config:
+    """Returns the configuration of an interrupted run; only its store's address may be another one.
+
+    Raises:
+        UsageError: for other options, a sweep, or a folder that is none of a run.
+    """
+    others = [given for given in HydraConfig.get().overrides.task if not given.startswith(("resume=", "tracking.uri="))]
+    if others or HydraConfig.get().mode == RunMode.MULTIRUN:
+        rule = "a run goes on as it was configured; leave the rest out"
+        raise UsageError(f"resume={config.resume}: with {', '.join(others) or '-m'}: {rule}")
+    if not (folder / "config.yaml").is_file():
+        rule = "holds no config.yaml; give the folder of a run, as its report names it"
+        raise UsageError(f"resume={config.resume}: {rule}")
+    before = configuration.load(OmegaConf.load(folder / "config.yaml"), root=folder)  # type: ignore[arg-type]
+    if any(given.startswith("tracking.uri=") for given in HydraConfig.get().overrides.task):
+        before.tracking.uri = config.tracking.uri
+    elif "***" in (before.tracking.uri or ""):
+        raise UsageError(f"resume={config.resume}: its store's password is not kept; give tracking.uri= as well")
+    return before
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")

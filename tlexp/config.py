@@ -20,10 +20,12 @@ def _basename(*paths: str | None) -> str:
 
 
 OmegaConf.register_new_resolver("basename", _basename, replace=True)
+# A run that goes on does so in its own folder.
+OmegaConf.register_new_resolver("folder_of_run", lambda resume, new: resume or new, replace=True)
 
 INITS = ("source", "random", "pretrained")
 # What does not change a result: where things lie, how fast they come, and a recipe that other keys are made of.
-WHEREABOUTS = ("tracking", "store", "recipe", "cache", "cache_gb", "workers")
+WHEREABOUTS = ("tracking", "store", "recipe", "cache", "cache_gb", "workers", "checkpoint_minutes", "resume")
 
 
 def _require(holds: bool, key: str, value: object, rule: str) -> None:
@@ -175,6 +177,8 @@ class Config:
     cache: str = MISSING
     cache_gb: float = 20.0
     workers: int | None = None
+    checkpoint_minutes: float = 1.0
+    resume: str | None = None
 
     def __post_init__(self) -> None:
         _require(self.alpha >= 0, "alpha", self.alpha, "must be finite and >= 0, or inf for the source alone")
@@ -185,6 +189,8 @@ class Config:
         _positive(epochs=self.epochs, lr=self.lr, batch_size=self.batch_size, patience=self.patience)
         ok = math.isfinite(self.cache_gb) and self.cache_gb >= 0
         _require(ok, "cache_gb", self.cache_gb, "must be finite and >= 0; 0 keeps no pictures")
+        ok = math.isfinite(self.checkpoint_minutes) and self.checkpoint_minutes >= 0
+        _require(ok, "checkpoint_minutes", self.checkpoint_minutes, "must be finite and >= 0; 0 is after every epoch")
         ok = self.workers is None or self.workers >= 0
         _require(ok, "workers", self.workers, "must be >= 0, or null for what the machine can spare")
         if self.data.source is None:

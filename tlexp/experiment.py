@@ -25,6 +25,7 @@ from tlexp.checks import OWN
 from tlexp.config import Config
 from tlexp.errors import UsageError
 from tlexp.model import TransferModel
+from tlexp.resume import LAST, LastCheckpoint, interrupted
 from tlexp.start import source_folder
 
 
@@ -41,6 +42,11 @@ def run(config: Config, folder: Path) -> float:
     Raises:
         UsageError: for what the user can mend, before training starts.
     """
+    if (folder / "metrics.json").exists():
+        if read_metrics(folder)["config_hash"] != config.hash:
+            raise UsageError(f"{folder}: holds the result of another configuration; give another hydra.run.dir=")
+        report.console.print(f"{folder}: is complete already", soft_wrap=True, markup=False)
+        return float(read_metrics(folder)["score"])
     if config.init == "source":
         ensure_source(config)
     folder.mkdir(parents=True, exist_ok=True)
@@ -113,15 +119,16 @@ def train(config: Config, folder: Path, record: tracking.Record) -> None:
         auto_insert_metric_name=False,
         enable_version_counter=False,
     )
-    callbacks = [recorder, *report.callbacks(config, parts), keeper]
+    callbacks = [recorder, *report.callbacks(config, parts), keeper, LastCheckpoint(folder, config.checkpoint_minutes)]
     if config.patience is not None:
         callbacks.append(EarlyStopping(config.monitor, mode=parts.monitor_mode, patience=config.patience))
     parts.data.read()
+    last, parts.data.first_epoch = interrupted(config, folder)
     tune(parts.task.model, config.trainer)
     with quiet():
         trainer = make_trainer(config, folder, callbacks, parts.task.phased)
         fit_started = time.perf_counter()
-        trainer.fit(parts.task, datamodule=parts.data)
+        trainer.fit(parts.task, datamodule=parts.data, ckpt_path=last)
         fit_seconds = time.perf_counter() - fit_started
         best = torch.load(keeper.best_model_path, map_location="cpu", weights_only=True)
         if not math.isfinite(value := best["tlexp"]["metrics"][config.monitor]):
@@ -134,6 +141,7 @@ def train(config: Config, folder: Path, record: tracking.Record) -> None:
         publish(config, parts, record, result, recorder.history, folder)
         result["seconds"] = time.perf_counter() - started
         write_last(folder / "metrics.json", result)
+        (folder / LAST).unlink(missing_ok=True)
         report.show_end(config, parts, result, folder)
 
 

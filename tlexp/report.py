@@ -75,6 +75,7 @@ def start_facts(config: Config, parts: "Parts", trainer: pl.Trainer) -> dict[str
         "heads": ", ".join(f"{role}: {count} classes" for role, count in parts.task.model.classes.items()),
         "batch": f"at most {config.batch_size} of each of {', '.join(data.train_on)}, {trainer.world_size} process(es)",
         "steps": f"{steps} in {trainer.max_epochs} epochs of {batches} batches, {images}",
+        "resumed": f"after epoch {trainer.current_epoch}" if trainer.current_epoch else "",
         "device": f"{trainer.strategy.root_device}, precision {trainer.precision}",
         "chooses": f"{config.monitor} keeps the checkpoint",
         "seeds": f"seed {config.seed}, split_seed {config.split_seed}, config {config.hash}",

@@ -28,7 +28,7 @@ def test_help_is_short_and_names_every_option(tmp_path):
     assert done.returncode == 0
     lines = done.stdout.strip().splitlines()
     assert len(lines) <= 45
-    assert sum("python run.py " in line and "..." not in line and "--config-dir" not in line for line in lines) == 6
+    assert sum("python run.py " in line and "..." not in line and "--config-dir" not in line for line in lines) == 7
     for option in CONF.glob("*/*.yaml"):
         assert option.stem in done.stdout, option
 

@@ -73,6 +73,7 @@ class TransferData(pl.LightningDataModule):
     Attributes:
         encoder: the model, where its backbone is frozen and every example always the same: the backbone's output is
             then computed once for every example, and kept for other runs, rather than once in every epoch.
+        first_epoch: another one than 0 in a run that goes on after an interruption.
 
     Raises:
         UsageError: where a split is empty or smaller than a batch.
@@ -93,6 +94,7 @@ class TransferData(pl.LightningDataModule):
         self.domains = {"target": target} | ({"source": source} if source else {})
         self.spec, self.batch_size, self.seed, self.train_on = spec, batch_size, seed, train_on
         self.encoder: TransferModel | None = None
+        self.first_epoch = 0
         if reading.augment and isinstance(spec, InputSpec):
             reading.augment.transform(spec)  # what it refuses should be said now
         self._raw: dict[tuple[str, str], ArrayDataset] = {}
@@ -212,6 +214,7 @@ class TransferData(pl.LightningDataModule):
                 batches: Any = ShuffledBatches(n, self.batch_size, self.seed, rank, world, balance)
             else:
                 batches = CycledBatches(n, self.batch_size, self.steps, self.seed, rank, world, balance)
+            batches.set_epoch(self.first_epoch)  # workers draw from it before Lightning says which epoch it is
             loaders[role] = self._loader(self.dataset(role, "train"), batches)
         return CombinedLoader(loaders, "min_size")
 

@@ -92,15 +92,19 @@ class EpochRecorder(pl.Callback):
         self.record, self.file = record, folder / "history.jsonl"
         self.history: list[dict[str, Any]] = []
         self._validated = False
+        self._sent = -1
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Notes that this epoch has values of its own; Lightning keeps showing the last ones."""
         self._validated = True
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Starts the file anew."""
+        """Keeps the epochs that a run goes on from, and starts the file anew with them."""
+        rows = [json.loads(line) for line in self.file.read_text().splitlines()] if self.file.exists() else []
+        self._sent = max((row["epoch"] for row in rows), default=-1) if trainer.current_epoch else -1
+        self.history = [row for row in rows if row["epoch"] < trainer.current_epoch]
         if trainer.is_global_zero:
-            self.file.write_text("")
+            self.file.write_text("".join(json.dumps(row) + "\n" for row in self.history))
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: "TransferTask") -> None:  # type: ignore[override]
         """Collects on every process, since the training metrics are summed over them; writes on one."""
@@ -114,7 +118,8 @@ class EpochRecorder(pl.Callback):
         if trainer.is_global_zero:
             with self.file.open("a") as file:
                 file.write(json.dumps(row) + "\n")
-            self.record.metrics(values, step=trainer.current_epoch)
+            if trainer.current_epoch > self._sent:  # what is repeated after an interruption is there already
+                self.record.metrics(values, step=trainer.current_epoch)
 
 
 @contextmanager

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 # MLflow takes longer values, but its pages become unreadable; the whole configuration is an artifact.
 LONGEST_PARAM = 500
+RUN_ID = "mlflow_run_id.txt"
 PARAMS_A_CALL = 100  # MLflow's own limit
 WEIGHTS = (".ckpt", ".pth", ".pt", ".bin", ".safetensors")
 PACKAGES = ("tlexp", "torch", "torchvision", "pytorch-lightning", "timm", "transformers", "mlflow")
@@ -60,8 +61,12 @@ def _open(record: Record, config: Config, folder: Path) -> None:
             write_ahead(uri)
             record.client = connect(config.tracking.uri)
             experiment = experiment_id(record.client, config.tracking.experiment, artifact_root(uri))
+        if (former := _former(record.client, folder)) is not None:
+            record.run_id = former
+            return
         name = f"{config.strategy['name']}-{config.data.name}-a{config.alpha:g}-s{config.seed}"
         record.run_id = record.client.create_run(experiment, tags=described(config, folder), run_name=name).info.run_id
+        (folder / RUN_ID).write_text(record.run_id)
     except UsageError:
         raise
     except Exception as error:
@@ -74,6 +79,21 @@ def _open(record: Record, config: Config, folder: Path) -> None:
     for start in range(0, len(params), PARAMS_A_CALL):
         record.client.log_batch(record.run_id, params=params[start : start + PARAMS_A_CALL])
     record.artifact(folder / "config.yaml")
+
+
+def _former(client: "MlflowClient", folder: Path) -> str | None:
+    """Returns the run that an interrupted run in this folder has in the store, open again; None for none."""
+    from mlflow.exceptions import MlflowException
+
+    if not (file := folder / RUN_ID).exists() or not (folder / "last.ckpt").exists():
+        return None
+    run_id = file.read_text().strip()
+    try:
+        client.update_run(run_id, status="RUNNING")
+        client.set_tag(run_id, "resumed", "true")
+    except MlflowException:
+        return None  # another store than before
+    return run_id
 
 
 def described(config: Config, folder: Path) -> dict[str, str]:
