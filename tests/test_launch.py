@@ -73,6 +73,7 @@ def twins(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, Pat
     return folders
 
 
+@pytest.mark.xdist_group("twins")  # all of them in one test process, which trains them once
 @pytest.mark.parametrize("case", CASES)
 def test_two_processes_do_what_one_does(twins, case):
     """Same weights and metrics with the same global batch, and each of the 21 test images counted once."""

@@ -123,8 +123,8 @@ def test_a_complete_run_is_not_repeated(tmp_path, capsys):
 @pytest.mark.parametrize("devices", [(), ("trainer=ddp",)])
 def test_a_killed_command_goes_on_in_its_own_folder_and_run(tmp_path, devices):
     """`kill -9` in mid-training, then `resume=FOLDER`: one folder, one run in MLflow, FINISHED, the same result."""
-    options = (*QUICK, *FEW, "init=random", "alpha=0.5", "epochs=60", "checkpoint_minutes=0", *devices)
-    line = [sys.executable, str(ROOT / "run.py"), *options]
+    options = (*QUICK, *FEW, "init=random", "alpha=0.5", "epochs=20", "checkpoint_minutes=0", "backbone.dropout=0")
+    line = [sys.executable, str(ROOT / "run.py"), *options, *devices]
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
     running = subprocess.Popen(line, cwd=tmp_path, env=env, stdout=subprocess.DEVNULL, start_new_session=True)
     while not list(tmp_path.glob("outputs/runs/*/last.ckpt")):
@@ -148,13 +148,12 @@ def test_a_killed_command_goes_on_in_its_own_folder_and_run(tmp_path, devices):
     (run,) = client.search_runs([client.get_experiment_by_name("tlexp").experiment_id])
     assert run.info.status == "FINISHED"
     steps = [point.step for point in client.get_metric_history(run.info.run_id, "val/target/nll")]
-    assert sorted(set(steps)) == list(range(60))
+    assert sorted(set(steps)) == list(range(20))
 
-    straight = command(*options, "hydra.run.dir=straight", "tracking=none", cwd=tmp_path)
-    assert straight.returncode == 0, straight.stderr
+    experiment.run(compose(*options, root=tmp_path), tmp_path / "straight")
     ours, theirs = result(folder), result(tmp_path / "straight")
-    assert ours["test/target/nll"] == pytest.approx(theirs["test/target/nll"], abs=1e-6)
-    assert ours["epochs_run"] == theirs["epochs_run"] == 60
+    assert ours["test/target/nll"] == pytest.approx(theirs["test/target/nll"], abs=1e-5)
+    assert ours["epochs_run"] == theirs["epochs_run"] == 20
     assert json.loads((folder / "metrics.json").read_text())["mlflow_run_id"] == run.info.run_id
 
 

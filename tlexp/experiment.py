@@ -237,6 +237,7 @@ def publish(
     numbers = {name: value for name, value in result.items() if isinstance(value, float)}
     final = {name: value for name, value in numbers.items() if name.startswith("test/") or "/" not in name}
     record.metrics(final, step=epoch)
+    record.tags({f"split.{role}": found for role, found in result["split_hashes"].items()})
     confusion = pictures.confusion_matrix(parts.task.confusion.numpy(), parts.data.domains["target"].samples.classes)
     for name, figure in (
         ("confusion_matrix.png", confusion),

@@ -73,6 +73,9 @@ def test_one_command_trains_tests_records_and_says_so(tmp_path):
     assert pictures == {"confusion_matrix.png", "learning_curves.png"}
     wanted = {"val/target/accuracy", "test/target/accuracy", "test/source/accuracy", "forgetting"}
     assert wanted <= set(run.data.metrics)
+    (folder,) = (tmp_path / "outputs/runs").iterdir()
+    hashes = json.loads((folder / "metrics.json").read_text())["split_hashes"]
+    assert {role: run.data.tags[f"split.{role}"] for role in ("target", "source")} == hashes
     again = command(*QUICK, "strategy=finetune", "alpha=0.5", "epochs=2", cwd=tmp_path)
     assert "training the backbone on mnist" not in again.stdout
     files = sorted(path for path in tmp_path.iterdir() if not path.name.startswith("mlflow.db"))

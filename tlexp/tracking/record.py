@@ -60,10 +60,11 @@ class Record:
                 self.client.log_artifact(self.run_id, str(path), folder)
 
     def tags(self, values: Mapping[str, object]) -> None:
-        """Sets tags."""
+        """Sets tags; what a server refuses is in the run's own folder."""
         if self.client is not None:
-            for key, value in values.items():
-                self.client.set_tag(self.run_id, key, str(value))
+            with bookkeeping(f"the tags {', '.join(values)} could not be set"):
+                for key, value in values.items():
+                    self.client.set_tag(self.run_id, key, str(value))
 
     def close(self, status: str) -> None:
         """Ends the run as FINISHED, FAILED or KILLED, with what metrics are still waiting; tries more than once."""

@@ -15,7 +15,7 @@ from filelock import FileLock
 from tlexp.config import Config, without_password
 from tlexp.errors import UsageError
 from tlexp.stopping import Stopped
-from tlexp.tracking.record import Record, bookkeeping, first_line
+from tlexp.tracking.record import Record, first_line
 from tlexp.tracking.store import artifact_root, connect, experiment_id, lock_file, write_ahead
 
 if TYPE_CHECKING:
@@ -40,8 +40,7 @@ def tracked(config: Config, folder: Path) -> Iterator[Record]:
         record.artifact(folder / "metrics.json")
     except BaseException as error:
         status = "KILLED" if isinstance(error, Stopped | KeyboardInterrupt) else "FAILED"
-        with bookkeeping("the error could not be recorded"):
-            record.tags({"error": f"{type(error).__name__}: {first_line(error)}"})
+        record.tags({"error": f"{type(error).__name__}: {first_line(error)}"})
         record.close(status)
         raise
     record.close("FINISHED")
