@@ -72,6 +72,11 @@ class TransferModel(nn.Module):
             )
             for domain, head in self.heads.items()
         ]
+        self.regroup(self.backbone_stages)
+
+    def regroup(self, stages: list[Stage]) -> None:
+        """Sets the stages of the backbone: others that together own the same, for a strategy that cuts finer."""
+        self.backbone_stages = stages
         self._spans = _spans(self.stages)
         self._trainable = {stage.name for stage in self.stages}
 

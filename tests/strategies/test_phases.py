@@ -1,9 +1,12 @@
 """Strategies that differ from stage to stage and from epoch to epoch, against those they become at their ends."""
 
+import shutil
+
 import pytest
 import torch
+from transformers import BertConfig
 
-from tests.conftest import assemble, compose, differing, fit, state, weights
+from tests.conftest import BACKBONES, FILES, assemble, compose, differing, fit, state, weights
 from tlexp.errors import UsageError
 from tlexp.report import moves
 
@@ -111,6 +114,29 @@ def test_frozen_statistics_stay_to_the_bit_while_weights_move():
     together, alone = model.features(images), torch.cat([model.features(image[None]) for image in images])
     assert torch.allclose(together, alone, atol=1e-4)
     assert torch.allclose(together, model.eval().features(images), atol=1e-4)
+
+
+def test_bitfit_moves_biases_alone_with_dropout_on():
+    run = ("strategy=bitfit", "init=random", "epochs=2", "alpha=0.5", *BACKBONES["timm_vit"])
+    before = state(assemble(compose(*run)).task.model)
+    parts, _ = fit(compose(*run))
+    changed = differing(before, state(parts.task.model))
+    own = {name for name, _ in parts.task.model.named_parameters() if name.endswith("bias") or name.startswith("heads")}
+    assert changed == own
+    model = parts.task.model.train()
+    images = torch.randint(0, 256, (4, 3, 32, 32), dtype=torch.uint8)
+    assert not torch.equal(model.features(images), model.features(images)), "stochastic depth"
+
+
+def test_bitfit_trains_a_thousandth_of_bert_base(tmp_path):
+    """102,912 biases, the pooler's among them, and a head of 1,538: the counts of the published method."""
+    for file in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(FILES / "tiny_bert" / file, tmp_path)
+    BertConfig().save_pretrained(tmp_path)
+    bert = ("backbone=text", f"backbone.name={tmp_path}", "backbone.pooling=pooler", "init=random", "batch_size=4")
+    texts = ("data=table", f"data.target.root={FILES / 'reports.csv'}", "data.target.classes=[0,1]", "data.shots=5")
+    model = assemble(compose(*bert, *texts, "strategy=bitfit")).task.model
+    assert sum(p.numel() for p in model.parameters() if p.requires_grad) == 102_912 + 1_538
 
 
 @pytest.mark.parametrize(
