@@ -99,7 +99,7 @@ class TransferModel(nn.Module):
     def features(self, x: Any, domain: str = "target") -> Tensor:
         """Maps inputs (batch, ...) to the backbone's features (batch, num_features) under a domain's statistics."""
         if isinstance(x, Tensor):
-            x = self.normalised(x).contiguous(memory_format=self.memory_format)
+            x = self.normalised(x.contiguous(memory_format=self.memory_format))
         own = self.source_statistics if domain == "source" else None
         with own.active(self.backbone) if own is not None else nullcontext():
             features: Tensor = self.backbone(x)

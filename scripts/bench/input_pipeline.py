@@ -4,10 +4,13 @@ One run measures, in turns and with as many workers as cores unless `--workers` 
 
 - decode: Pillow turns the files into pixels, in bare processes, and nothing else;
 - raw: the same and the resizing and cropping of the backbone, in bare processes: the work that cannot be avoided;
-- files: an epoch of the loader that decodes (`cache_gb=0`), normalised batches arriving in the training process;
+- files: an epoch of the loader that decodes (`cache_gb=0`), batches of bytes arriving in the training process;
 - first: an epoch with an empty cache, its filling included;
 - second: the epoch after it, from the cache;
 - augmented: an epoch from the cache with `augment=standard`.
+
+Normalising is the model's work and not in any of them. The training process needs a core as well: with as many workers
+as cores it takes a share of theirs.
 
 Without FOLDER the pictures are random cut-outs of scikit-image's photographs at 500x375.
 """
@@ -55,14 +58,21 @@ def make_pictures(folder: Path, n: int) -> None:
         part.save(folder / f"{place:05d}.jpg", quality=90)
 
 
-def decode(files: ImageFiles, places: range) -> None:
-    for place in places:
-        channelled(files.opened(place), 3)
+def hand_over(files: ImageFiles, spec: InputSpec) -> None:
+    """Gives a bare process its work once, rather than with each of its parts."""
+    global FILES, SPEC
+    FILES, SPEC = files, spec
+    torch.set_num_threads(1)
 
 
-def raw(files: ImageFiles, spec: InputSpec, places: range) -> None:
+def decode(places: range) -> None:
     for place in places:
-        fitted(files.opened(place), spec)
+        channelled(FILES.opened(place), 3)
+
+
+def raw(places: range) -> None:
+    for place in places:
+        fitted(FILES.opened(place), SPEC)
 
 
 def in_processes(work: Callable[[range], None], n: int, pool: ProcessPoolExecutor) -> float:
@@ -127,10 +137,10 @@ def measure(files: ImageFiles, options: argparse.Namespace, temporary: Path) -> 
         epoch(loader(files, spec, Reading(Cache(temporary / "empty", 10**11))))
         return n / (time.perf_counter() - before)
 
-    with ProcessPoolExecutor(workers, mp_context=get_context("fork")) as pool:
+    with ProcessPoolExecutor(workers, get_context("fork"), hand_over, (files, spec)) as pool:
         ways = {
-            "decode": partial(in_processes, partial(decode, files), n, pool),
-            "raw": partial(in_processes, partial(raw, files, spec), n, pool),
+            "decode": partial(in_processes, decode, n, pool),
+            "raw": partial(in_processes, raw, n, pool),
             "files": streamed,
             "first": first,
             "second": stored,

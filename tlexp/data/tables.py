@@ -40,7 +40,7 @@ class Table(Protocol):
         """Returns the number of images."""
 
     def __getitem__(self, indices: Indices) -> Tensor:
-        """Returns images as uint8 (batch, channels, size, size)."""
+        """Returns images as uint8 (batch, channels, size, size), as they lie in memory."""
 
     def picture(self, index: int) -> Tensor:
         """Returns one image as uint8 (channels, height, width)."""
@@ -87,7 +87,7 @@ class Stored:
     def __getitem__(self, indices: Indices) -> Tensor:
         if self.rows is None:
             return torch.stack([self.picture(index) for index in indices])
-        return torch.from_numpy(self.array[self.rows[indices]]).permute(0, 3, 1, 2).contiguous()
+        return torch.from_numpy(self.array[self.rows[indices]]).permute(0, 3, 1, 2)
 
     def picture(self, index: int) -> Tensor:
         """Returns one image as uint8 (channels, height, width)."""
@@ -108,7 +108,7 @@ class Streamed:
         return self.n
 
     def __getitem__(self, indices: Indices) -> Tensor:
-        return torch.stack([self.picture(index) for index in indices])
+        return torch.from_numpy(np.stack([self.decode(index) for index in indices])).permute(0, 3, 1, 2)
 
     def picture(self, index: int) -> Tensor:
         """Returns one image as uint8 (channels, height, width)."""
