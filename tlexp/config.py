@@ -177,7 +177,7 @@ class Config:
     cache: str = MISSING
     cache_gb: float = 20.0
     workers: int | None = None
-    checkpoint_minutes: float = 1.0
+    checkpoint_minutes: float = 5.0
     resume: str | None = None
 
     def __post_init__(self) -> None:

@@ -110,7 +110,8 @@ def train(config: Config, folder: Path, record: tracking.Record) -> None:
     """Builds, fits, tests and records one run in this process, which may be one rank of several."""
     started = time.perf_counter()
     parts = assemble(config)
-    recorder = tracking.EpochRecorder(record, folder)
+    last, parts.data.first_epoch = interrupted(config, folder)
+    recorder = tracking.EpochRecorder(record, folder, parts.data.first_epoch)
     keeper = ModelCheckpoint(
         folder,
         "best",
@@ -123,7 +124,6 @@ def train(config: Config, folder: Path, record: tracking.Record) -> None:
     if config.patience is not None:
         callbacks.append(EarlyStopping(config.monitor, mode=parts.monitor_mode, patience=config.patience))
     parts.data.read()
-    last, parts.data.first_epoch = interrupted(config, folder)
     tune(parts.task.model, config.trainer)
     with quiet():
         trainer = make_trainer(config, folder, callbacks, parts.task.phased)

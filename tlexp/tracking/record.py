@@ -85,25 +85,29 @@ class Record:
 class EpochRecorder(pl.Callback):
     """Writes one line of `history.jsonl` and one batch of MLflow metrics an epoch, on the first process only.
 
+    Args:
+        record: the run's.
+        folder: of the run.
+        first_epoch: that comes now; another one than 0 in a run that goes on after an interruption.
+
     Attributes:
         history: the same rows, each with its `epoch`.
     """
 
-    def __init__(self, record: Record, folder: Path) -> None:
+    def __init__(self, record: Record, folder: Path, first_epoch: int = 0) -> None:
         self.record, self.file = record, folder / "history.jsonl"
-        self.history: list[dict[str, Any]] = []
+        lines = self.file.read_text().splitlines() if first_epoch and self.file.exists() else []
+        rows: list[dict[str, Any]] = [json.loads(line) for line in lines]
+        self.history = [row for row in rows if row["epoch"] < first_epoch]
+        self._sent = max((row["epoch"] for row in rows), default=-1)
         self._validated = False
-        self._sent = -1
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Notes that this epoch has values of its own; Lightning keeps showing the last ones."""
         self._validated = True
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Keeps the epochs that a run goes on from, and starts the file anew with them."""
-        rows = [json.loads(line) for line in self.file.read_text().splitlines()] if self.file.exists() else []
-        self._sent = max((row["epoch"] for row in rows), default=-1) if trainer.current_epoch else -1
-        self.history = [row for row in rows if row["epoch"] < trainer.current_epoch]
+        """Starts the file anew, with the epochs that a run goes on from."""
         if trainer.is_global_zero:
             self.file.write_text("".join(json.dumps(row) + "\n" for row in self.history))
 

@@ -60,12 +60,12 @@ def _open(record: Record, config: Config, folder: Path) -> None:
             write_ahead(uri)
             record.client = connect(config.tracking.uri)
             experiment = experiment_id(record.client, config.tracking.experiment, artifact_root(uri))
-        if (former := _former(record.client, folder)) is not None:
+        if (former := _former(record.client, config, folder)) is not None:
             record.run_id = former
             return
         name = f"{config.strategy['name']}-{config.data.name}-a{config.alpha:g}-s{config.seed}"
         record.run_id = record.client.create_run(experiment, tags=described(config, folder), run_name=name).info.run_id
-        (folder / RUN_ID).write_text(record.run_id)
+        (folder / RUN_ID).write_text(f"{record.run_id} {config.hash}\n")
     except UsageError:
         raise
     except Exception as error:
@@ -80,13 +80,15 @@ def _open(record: Record, config: Config, folder: Path) -> None:
     record.artifact(folder / "config.yaml")
 
 
-def _former(client: "MlflowClient", folder: Path) -> str | None:
+def _former(client: "MlflowClient", config: Config, folder: Path) -> str | None:
     """Returns the run that an interrupted run in this folder has in the store, open again; None for none."""
     from mlflow.exceptions import MlflowException
 
-    if not (file := folder / RUN_ID).exists() or not (folder / "last.ckpt").exists():
+    if not (file := folder / RUN_ID).exists():
         return None
-    run_id = file.read_text().strip()
+    run_id, key = file.read_text().split()
+    if key != config.hash:
+        return None
     try:
         client.update_run(run_id, status="RUNNING")
         client.set_tag(run_id, "resumed", "true")
