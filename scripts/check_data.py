@@ -59,5 +59,5 @@ def check(cfg: DictConfig) -> int:
 
 
 if __name__ == "__main__":
-    sys.argv.append("hydra.run.dir=outputs/checks/${now:%Y-%m-%d_%H-%M-%S-%f}")
+    sys.argv.insert(1, "hydra.run.dir=outputs/checks/${now:%Y-%m-%d_%H-%M-%S-%f}")
     main(job)

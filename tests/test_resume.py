@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import time
 
 import pytest
 import torch
+from filelock import FileLock
 from mlflow import MlflowClient
 
 from tests.conftest import BACKBONES, PHASES, QUICK, ROOT, STRATEGIES, command, compose, differing
@@ -83,6 +85,65 @@ def test_chance_and_schedules_go_on_too(tmp_path, monkeypatch, options, epochs):
     straight, broken = twice(compose(*RUN, *options, root=tmp_path), tmp_path, monkeypatch, epochs)
     assert not differing(kept(straight), kept(broken))
     assert result(straight) == result(broken)
+
+
+def test_a_run_that_had_stopped_early_goes_on_to_its_test(tmp_path, monkeypatch):
+    config = compose(*RUN, "patience=1", "lr=0.3", "epochs=8", root=tmp_path)
+    experiment.run(config, tmp_path / "first")
+    epochs = result(tmp_path / "first")["epochs_run"]
+    assert epochs < 8
+    straight, broken = twice(config, tmp_path, monkeypatch, epochs)
+    assert not differing(kept(straight), kept(broken))
+    assert result(straight) == result(broken)
+
+
+def tracked(tmp_path, store):
+    return compose(*RUN, "tracking=mlflow", f"tracking.uri=sqlite:///{tmp_path}/{store}.db", root=tmp_path)
+
+
+def only_run(tmp_path, store):
+    client = MlflowClient(f"sqlite:///{tmp_path}/{store}.db")
+    (run,) = client.search_runs([client.get_experiment_by_name("tlexp").experiment_id])
+    return client, run
+
+
+def test_another_store_gets_every_epoch_and_the_same_one_no_error(tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        stopped_after(2, patch)
+        with pytest.raises(RuntimeError):
+            experiment.run(tracked(tmp_path, "a"), tmp_path / "run")
+    _, run = only_run(tmp_path, "a")
+    assert (run.info.status, "error" in run.data.tags) == ("FAILED", True)
+    shutil.copytree(tmp_path / "run", tmp_path / "copy")
+    experiment.run(tracked(tmp_path, "a"), tmp_path / "run")
+    client, run = only_run(tmp_path, "a")
+    assert (run.info.status, "error" in run.data.tags) == ("FINISHED", False)
+    steps = [point.step for point in client.get_metric_history(run.info.run_id, "val/target/nll")]
+    assert sorted(steps) == [0, 1, 2, 3], "each once"
+
+    with pytest.raises(UsageError, match=r"copy: this run was in .*run; move it back, or start it anew"):
+        experiment.run(tracked(tmp_path, "b"), tmp_path / "copy")
+    shutil.rmtree(tmp_path / "run")
+    (tmp_path / "copy").rename(tmp_path / "run")
+    experiment.run(tracked(tmp_path, "c"), tmp_path / "run")
+    client, run = only_run(tmp_path, "c")
+    steps = [point.step for point in client.get_metric_history(run.info.run_id, "val/target/nll")]
+    assert sorted(steps) == [0, 1, 2, 3]
+
+
+def test_a_run_stopped_between_its_result_and_its_record_is_closed(tmp_path):
+    config = tracked(tmp_path, "a")
+    experiment.run(config, tmp_path / "run")
+    client, run = only_run(tmp_path, "a")
+    client.update_run(run.info.run_id, status="RUNNING")
+    experiment.run(config, tmp_path / "run")
+    assert only_run(tmp_path, "a")[1].info.status == "FINISHED"
+
+
+def test_two_processes_do_not_train_in_one_folder(tmp_path):
+    (tmp_path / "run").mkdir()
+    with FileLock(tmp_path / "run/.lock"), pytest.raises(UsageError, match="run: another process trains in it; wait"):
+        experiment.run(compose(*RUN, root=tmp_path), tmp_path / "run")
 
 
 def test_the_splits_are_the_same_after_going_on(tmp_path, monkeypatch):
@@ -163,6 +224,7 @@ def test_a_folder_of_no_run_is_said(tmp_path):
         2,
         "tlexp: resume=nowhere: holds no config.yaml; give the folder of a run, as its report names it\n",
     )
+    assert not (tmp_path / "nowhere").exists()
 
 
 def test_state_in_a_checkpoint_is_plain(tmp_path, monkeypatch):

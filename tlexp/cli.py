@@ -49,7 +49,7 @@ def as_it_was(config: configuration.Config, folder: Path) -> configuration.Confi
     if others or HydraConfig.get().mode == RunMode.MULTIRUN:
         rule = "a run goes on as it was configured; leave the rest out"
         raise UsageError(f"resume={config.resume}: with {', '.join(others) or '-m'}: {rule}")
-    if not (folder / "config.yaml").is_file():
+    if not Path(hydra.utils.get_original_cwd(), str(config.resume), "config.yaml").is_file():
         rule = "holds no config.yaml; give the folder of a run, as its report names it"
         raise UsageError(f"resume={config.resume}: {rule}")
     before = configuration.load(OmegaConf.load(folder / "config.yaml"), root=folder)  # type: ignore[arg-type]

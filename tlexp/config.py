@@ -20,8 +20,14 @@ def _basename(*paths: str | None) -> str:
 
 
 OmegaConf.register_new_resolver("basename", _basename, replace=True)
+
+
 # A run that goes on does so in its own folder.
-OmegaConf.register_new_resolver("folder_of_run", lambda resume, new: resume or new, replace=True)
+def _folder_of_run(resume: str | None, new: str) -> str:
+    return resume if resume and Path(resume, "config.yaml").is_file() else new
+
+
+OmegaConf.register_new_resolver("folder_of_run", _folder_of_run, replace=True)
 
 INITS = ("source", "random", "pretrained")
 # What does not change a result: where things lie, how fast they come, and a recipe that other keys are made of.
@@ -219,7 +225,8 @@ class Config:
     @property
     def hash(self) -> str:
         """A key of everything that may change the result: 12 hexadecimal digits."""
-        return content_key(self.without(*WHEREABOUTS))
+        trainer = {key: value for key, value in self.trainer.items() if key != "enable_progress_bar"}
+        return content_key({**self.without(*WHEREABOUTS), "trainer": trainer})
 
     def source_task(self) -> "Config":
         """Returns the run that `init=source` starts from: the source as target, everything trained from scratch."""

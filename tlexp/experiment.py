@@ -14,7 +14,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 import yaml
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
 from pytorch_lightning.strategies import DDPStrategy
@@ -46,10 +46,22 @@ def run(config: Config, folder: Path) -> float:
         if read_metrics(folder)["config_hash"] != config.hash:
             raise UsageError(f"{folder}: holds the result of another configuration; give another hydra.run.dir=")
         report.console.print(f"{folder}: is complete already", soft_wrap=True, markup=False)
+        tracking.finish(config, folder)
+        (folder / LAST).unlink(missing_ok=True)
         return float(read_metrics(folder)["score"])
     if config.init == "source":
         ensure_source(config)
     folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(folder / ".lock", timeout=0):
+            answer(config, folder)
+    except Timeout:
+        raise UsageError(f"{folder}: another process trains in it; wait for it or stop it") from None
+    return float(read_metrics(folder)["score"])
+
+
+def answer(config: Config, folder: Path) -> None:
+    """Trains, tests and records one run, in this process or in several."""
     (folder / "config.yaml").write_text(yaml.safe_dump(config.shown(), sort_keys=False))
     with tracking.tracked(config, folder) as record:
         count = launch.processes(config.trainer)
@@ -58,7 +70,6 @@ def run(config: Config, folder: Path) -> float:
             launch.run_ranks(folder, count, record.run_id, config.tracking.uri)
         else:
             train(config, folder, record)
-    return float(read_metrics(folder)["score"])
 
 
 def read_metrics(folder: Path) -> dict[str, Any]:
@@ -110,7 +121,8 @@ def train(config: Config, folder: Path, record: tracking.Record) -> None:
     """Builds, fits, tests and records one run in this process, which may be one rank of several."""
     started = time.perf_counter()
     parts = assemble(config)
-    last, parts.data.first_epoch = interrupted(config, folder)
+    last = interrupted(config, folder)
+    parts.data.first_epoch = last.epoch if last else 0
     recorder = tracking.EpochRecorder(record, folder, parts.data.first_epoch)
     keeper = ModelCheckpoint(
         folder,
@@ -128,7 +140,9 @@ def train(config: Config, folder: Path, record: tracking.Record) -> None:
     with quiet():
         trainer = make_trainer(config, folder, callbacks, parts.task.phased)
         fit_started = time.perf_counter()
-        trainer.fit(parts.task, datamodule=parts.data, ckpt_path=last)
+        if last and last.stopped:
+            trainer.fit_loop.max_epochs = last.epoch
+        trainer.fit(parts.task, datamodule=parts.data, ckpt_path=last and last.file)
         fit_seconds = time.perf_counter() - fit_started
         best = torch.load(keeper.best_model_path, map_location="cpu", weights_only=True)
         if not math.isfinite(value := best["tlexp"]["metrics"][config.monitor]):
@@ -191,7 +205,7 @@ def collect(
 ) -> dict[str, Any]:
     """Returns the content of `metrics.json`: training and validation of the checkpoint kept, and the one test."""
     domains = parts.data.domains
-    row = next(row for row in history if row["epoch"] == best["epoch"])
+    row = next((row for row in history if row["epoch"] == best["epoch"]), {})
     result: dict[str, Any] = {name: value for name, value in row.items() if name.startswith("train/")}
     result |= best["tlexp"]["metrics"]
     result |= {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("test/")}

@@ -133,6 +133,8 @@ class TransferModel(nn.Module):
 
     def moving_statistics(self) -> list[Tensor]:
         """Returns the running statistics that training changes: those of moving stages, for both domains."""
+        if self.frozen_statistics:
+            return []
         moving = [stage for stage in self.stages if stage.name in self._trainable]
         buffers = [self.get_buffer(name) for stage in moving for name in stage.buffers]
         if self.source_statistics is not None:

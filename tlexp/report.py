@@ -182,7 +182,7 @@ def stage_table(model: TransferModel, rates: dict[str, float], moving: Sequence[
         count = sum(parameters[name].numel() for name in stage.parameters)
         rate = f"{rates[stage.name]:g}" if stage.name in rates else "-"
         when = moves([stage.name in names for names in moving])
-        table.add_row(stage.name, f"{count:,}", when, " and ".join(sorted(modes)), rate)
+        table.add_row(stage.name, f"{count:,}", when, " and ".join(sorted(modes)) or "-", rate)
     total = sum(p.numel() for p in model.parameters())
     now = sum(p.numel() for p in model.parameters() if p.requires_grad)
     later = "" if len(set(map(frozenset, moving))) == 1 else " in epoch 1"

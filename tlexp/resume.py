@@ -1,20 +1,21 @@
 """Going on after an interruption: at the border of an epoch, with the result of a run that was never stopped.
 
 What an epoch does depends on its number and on the state that a checkpoint holds: which stages move, the batches, the
-chance of dropout and augmentation, the rates. So a run that goes on from the last whole epoch ends with the same
-weights to the bit.
+chance of dropout and augmentation, the rates. So a run that goes on from a whole epoch ends with the same weights to
+the bit.
 """
 
 import logging
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Checkpoint
 
 from tlexp.config import Config
+from tlexp.errors import UsageError
 
 log = logging.getLogger(__name__)
 
@@ -22,7 +23,7 @@ LAST = "last.ckpt"
 
 
 class LastCheckpoint(Checkpoint):
-    """Keeps the state after the last epoch, in one piece: a kill while it is written leaves the one before.
+    """Keeps the state after an epoch from time to time, in one piece: a kill while it is written leaves the one before.
 
     Args:
         folder: of the run.
@@ -45,18 +46,37 @@ class LastCheckpoint(Checkpoint):
         self._written = time.monotonic()
 
 
-def interrupted(config: Config, folder: Path) -> tuple[Path | None, int]:
-    """Returns the checkpoint that a run in this folder goes on from, and the epoch, counted from 0, that comes next.
+class Interrupted(NamedTuple):
+    """Where a run goes on.
 
-    Returns:
-        None and 0 where the run starts from the beginning: there is no checkpoint of this configuration to be read.
+    Attributes:
+        file: the checkpoint.
+        epoch: that comes next, counted from 0.
+        stopped: whether training had been stopped early already, so that the test comes next.
+    """
+
+    file: Path
+    epoch: int
+    stopped: bool
+
+
+def interrupted(config: Config, folder: Path) -> Interrupted | None:
+    """Returns where a run in this folder goes on; None where it starts from the beginning.
+
+    Raises:
+        UsageError: for a run whose folder has been moved, since its checkpoints name each other.
     """
     if not (file := folder / LAST).exists():
-        return None, 0
+        return None
     try:
         content: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # a torn file fails in many ways
         log.warning("%s: not a readable checkpoint (%s); the run starts from the beginning", file, error)
-        return None, 0
-    same = content["tlexp"].get("config_hash") == config.hash
-    return (file, content["epoch"] + 1) if same else (None, 0)
+        return None
+    if content["tlexp"].get("config_hash") != config.hash:
+        log.warning("%s: is of another configuration; the run starts from the beginning", file)
+        return None
+    places = [Path(state["dirpath"]) for state in content["callbacks"].values() if "dirpath" in state]
+    if moved := [place for place in places if place.resolve() != folder.resolve()]:
+        raise UsageError(f"{folder}: this run was in {moved[0]}; move it back, or start it anew")
+    return Interrupted(file, content["epoch"] + 1, content["tlexp"]["stopped"])

@@ -197,7 +197,7 @@ class TransferTask(pl.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Adds what makes the file readable by itself: plain values only, so that `weights_only=True` loads it."""
         metrics = {name: float(value) for name, value in self.trainer.callback_metrics.items()}
-        checkpoint["tlexp"] = {**self.card, "metrics": metrics}
+        checkpoint["tlexp"] = {**self.card, "metrics": metrics, "stopped": bool(self.trainer.should_stop)}
 
 
 def _factor(schedule: Callable[[int, int], float], total: int, step: int) -> float:

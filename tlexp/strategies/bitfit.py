@@ -36,8 +36,8 @@ class BitFit(Strategy):
             if not biases:
                 stages.append(stage)
                 continue
-            stages.append(replace(stage, parameters=weights, modules=()))
-            stages.append(Stage(f"{stage.name}/bias", biases, (), stage.modules))
+            stages.append(replace(stage, parameters=weights, buffers=(), modules=()))
+            stages.append(Stage(f"{stage.name}/bias", biases, stage.buffers, stage.modules))
             self._moving.add(stages[-1].name)
         if len(stages) == len(model.backbone_stages):
             raise UsageError(f"strategy={self.name}: the backbone has no parameter whose name ends in bias")

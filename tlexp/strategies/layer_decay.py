@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class LayerDecay(Strategy):
-    """Trains everything, stage k of K below the head at `decay ** (K - k)` times the head's rate.
+    """Trains everything, the n-th stage below the head at `decay ** n` times the head's rate.
 
     Howard and Ruder (2018) divide the rate by 2.6 from stage to stage; for transformers 0.65 to 0.9 are common. With 1
     it is full training, with 0 a linear probe: nothing but the heads moves.

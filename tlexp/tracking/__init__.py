@@ -5,6 +5,6 @@ processes that train; these get the run's id and add to it.
 """
 
 from tlexp.tracking.record import EpochRecorder, Record
-from tlexp.tracking.runs import attached, checkpoint_at, checkpoint_of, tracked
+from tlexp.tracking.runs import attached, checkpoint_at, checkpoint_of, finish, tracked
 
-__all__ = ["EpochRecorder", "Record", "attached", "checkpoint_at", "checkpoint_of", "tracked"]
+__all__ = ["EpochRecorder", "Record", "attached", "checkpoint_at", "checkpoint_of", "finish", "tracked"]

@@ -4,7 +4,7 @@ import json
 import logging
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -53,6 +53,14 @@ class Record:
             self._warned = True
             self._try_again = time.monotonic() + SECONDS_BETWEEN_TRIES
 
+    def last_epoch(self) -> int:
+        """Returns the last epoch that the store has metrics of; -1 for none."""
+        steps = [-1]
+        if self.client is not None:
+            with bookkeeping("the metrics so far could not be read"):
+                steps += [point.step for point in self.client.get_metric_history(self.run_id, "train/lr")]
+        return max(steps)
+
     def artifact(self, path: Path, folder: str | None = None) -> None:
         """Uploads a file; what a server refuses stays in the run's own folder."""
         if self.client is not None:
@@ -96,10 +104,8 @@ class EpochRecorder(pl.Callback):
 
     def __init__(self, record: Record, folder: Path, first_epoch: int = 0) -> None:
         self.record, self.file = record, folder / "history.jsonl"
-        lines = self.file.read_text().splitlines() if first_epoch and self.file.exists() else []
-        rows: list[dict[str, Any]] = [json.loads(line) for line in lines]
-        self.history = [row for row in rows if row["epoch"] < first_epoch]
-        self._sent = max((row["epoch"] for row in rows), default=-1)
+        self.history = [row for row in _rows(self.file) if row["epoch"] < first_epoch] if first_epoch else []
+        self._sent = -1
         self._validated = False
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -107,9 +113,19 @@ class EpochRecorder(pl.Callback):
         self._validated = True
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Starts the file anew, with the epochs that a run goes on from."""
-        if trainer.is_global_zero:
-            self.file.write_text("".join(json.dumps(row) + "\n" for row in self.history))
+        """Starts the file anew, with the epochs that a run goes on from; the store gets those that it lacks."""
+        if not trainer.is_global_zero:
+            return
+        unfinished = self.file.with_suffix(".tmp")
+        unfinished.write_text("".join(json.dumps(row) + "\n" for row in self.history))
+        unfinished.replace(self.file)
+        self._sent = self.record.last_epoch() if self.history else -1
+        for row in self.history:
+            self._send(row)
+
+    def _send(self, row: dict[str, Any]) -> None:
+        if row["epoch"] > self._sent:  # what is repeated after an interruption is there already
+            self.record.metrics({name: row[name] for name in row if name != "epoch"}, step=row["epoch"])
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: "TransferTask") -> None:  # type: ignore[override]
         """Collects on every process, since the training metrics are summed over them; writes on one."""
@@ -123,8 +139,16 @@ class EpochRecorder(pl.Callback):
         if trainer.is_global_zero:
             with self.file.open("a") as file:
                 file.write(json.dumps(row) + "\n")
-            if trainer.current_epoch > self._sent:  # what is repeated after an interruption is there already
-                self.record.metrics(values, step=trainer.current_epoch)
+            self._send(row)
+
+
+def _rows(file: Path) -> list[dict[str, Any]]:
+    """Returns the rows of a history, the last one left out where it is torn."""
+    rows: list[dict[str, Any]] = []
+    for line in file.read_text().splitlines() if file.exists() else ():
+        with suppress(ValueError):
+            rows.append(json.loads(line))
+    return rows
 
 
 @contextmanager

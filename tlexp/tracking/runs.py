@@ -15,7 +15,7 @@ from filelock import FileLock
 from tlexp.config import Config, without_password
 from tlexp.errors import UsageError
 from tlexp.stopping import Stopped
-from tlexp.tracking.record import Record, first_line
+from tlexp.tracking.record import Record, bookkeeping, first_line
 from tlexp.tracking.store import artifact_root, connect, experiment_id, lock_file, write_ahead
 
 if TYPE_CHECKING:
@@ -65,7 +65,6 @@ def _open(record: Record, config: Config, folder: Path) -> None:
             return
         name = f"{config.strategy['name']}-{config.data.name}-a{config.alpha:g}-s{config.seed}"
         record.run_id = record.client.create_run(experiment, tags=described(config, folder), run_name=name).info.run_id
-        (folder / RUN_ID).write_text(f"{record.run_id} {config.hash}\n")
     except UsageError:
         raise
     except Exception as error:
@@ -78,23 +77,45 @@ def _open(record: Record, config: Config, folder: Path) -> None:
     for start in range(0, len(params), PARAMS_A_CALL):
         record.client.log_batch(record.run_id, params=params[start : start + PARAMS_A_CALL])
     record.artifact(folder / "config.yaml")
+    unfinished = folder / f"{RUN_ID}.tmp"
+    unfinished.write_text(f"{record.run_id} {config.hash}\n")
+    unfinished.replace(folder / RUN_ID)
 
 
 def _former(client: "MlflowClient", config: Config, folder: Path) -> str | None:
     """Returns the run that an interrupted run in this folder has in the store, open again; None for none."""
     from mlflow.exceptions import MlflowException
 
-    if not (file := folder / RUN_ID).exists():
-        return None
-    run_id, key = file.read_text().split()
-    if key != config.hash:
+    if (run_id := _kept_id(config, folder)) is None:
         return None
     try:
+        tags = client.get_run(run_id).data.tags
         client.update_run(run_id, status="RUNNING")
         client.set_tag(run_id, "resumed", "true")
+        if "error" in tags:
+            client.delete_tag(run_id, "error")
     except MlflowException:
         return None  # another store than before
     return run_id
+
+
+def _kept_id(config: Config, folder: Path) -> str | None:
+    """Returns the id of the MLflow run that a folder's run of this configuration had; None for none."""
+    file = folder / RUN_ID
+    words = file.read_text().split() if file.exists() else []
+    return words[0] if len(words) == 2 and words[1] == config.hash else None
+
+
+def finish(config: Config, folder: Path) -> None:
+    """Closes the record of a run that is complete, where it was stopped between its result and the closing."""
+    if config.tracking.backend != "mlflow" or (run_id := _kept_id(config, folder)) is None:
+        return
+    with bookkeeping("the run's status could not be set"):
+        record = attached(config, run_id)
+        assert record.client is not None
+        if record.client.get_run(run_id).info.status != "FINISHED":
+            record.artifact(folder / "metrics.json")
+            record.close("FINISHED")
 
 
 def described(config: Config, folder: Path) -> dict[str, str]:
