@@ -1,6 +1,7 @@
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 from contextlib import nullcontext
 from pathlib import Path
@@ -177,9 +178,10 @@ def test_eight_processes_meet_a_database_that_is_not_there(tmp_path, open_folder
     """Without the lock seven of eight die in the migrations, or the file is left broken."""
     config = config_in(tmp_path)
     (open_folder / "metrics.json").write_text("{}")
+    folders = [shutil.copytree(open_folder, tmp_path / f"run{number}") for number in range(8)]
     fork = multiprocessing.get_context("fork")
     barrier = fork.Barrier(8)
-    processes = [fork.Process(target=_open_together, args=(config, open_folder, barrier)) for _ in range(8)]
+    processes = [fork.Process(target=_open_together, args=(config, folder, barrier)) for folder in folders]
     for process in processes:
         process.start()
     for process in processes:

@@ -55,6 +55,7 @@ def run(config: Config, folder: Path) -> float:
     try:
         with FileLock(folder / ".lock", timeout=0):
             answer(config, folder)
+            (folder / ".lock").unlink(missing_ok=True)  # who comes now finds a complete run
     except Timeout:
         raise UsageError(f"{folder}: another process trains in it; wait for it or stop it") from None
     return float(read_metrics(folder)["score"])
