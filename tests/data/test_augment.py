@@ -104,6 +104,7 @@ def test_a_crop_keeps_its_share_of_the_area():
     ("option", "message"),
     [
         ("augment.scale=0", "augment.scale=0: must be above 0"),
+        ("augment.flip=half", "augment.flip=half: must be a number"),
         ("augment.flip=2", r"augment.flip=2: must lie in \[0, 1\]"),
         ("augment.stretch=0.5", "augment.stretch=0.5: must be at least 1"),
         ("augment.magnitude=31", r"augment.magnitude=31: must be a whole number in \[0, 30\]"),

@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image, ImageCms, ImageOps
 
-from tests.conftest import FILES, compose
+from tests.conftest import compose
 from tests.data.test_readers import tree
 from tlexp.assemble import assemble, read_domain
 from tlexp.backbones.base import InputSpec
@@ -528,9 +528,3 @@ def test_ten_thousand_files_are_opened_split_and_reported_in_seconds(tmp_path):
     assert sum(domain.sizes().values()) == 10_000
     assert len(domain.split_hash) == 12
     assert time.monotonic() - before < 10
-
-
-def test_texts_are_split_the_same_in_every_format():
-    given = text_table(str(FILES / "letters.csv"))
-    assert given.groups is None
-    assert given.notes == ()

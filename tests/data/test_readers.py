@@ -121,9 +121,9 @@ def test_tables_for_each_split_and_classes_to_keep(tmp_path):
         lines = [f"{part} {place},{'abc'[place % 3]}" for place in range(rows)]
         (tmp_path / f"{part}.csv").write_text("say,kind\n" + "\n".join(lines) + "\n")
     columns = {"text": "say", "label": "kind"}
-    samples = text_table(str(tmp_path), "mine", "train.csv", None, "test.csv", **columns)
+    samples = text_table(str(tmp_path), "mine", train="train.csv", test="test.csv", **columns)
     assert samples.given["test"].tolist() == [6, 7, 8]
-    some = text_table(str(tmp_path), "mine", "train.csv", None, "test.csv", **columns, classes=["c", "a"])
+    some = text_table(str(tmp_path), "mine", train="train.csv", test="test.csv", **columns, classes=["c", "a"])
     assert some.classes == ("c", "a")
     assert [some.inputs.texts[index] for index in some.given["test"]] == ["test 0", "test 2"]
     assert some.labels.tolist() == [1, 0, 1, 0, 1, 0]

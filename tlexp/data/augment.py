@@ -44,6 +44,9 @@ class Augment:
     ) -> None:
         self.name, self.scale, self.stretch, self.flip = name, scale, stretch, flip
         self.colour, self.hue, self.random_ops, self.magnitude, self.erase = colour, hue, random_ops, magnitude, erase
+        for key, value in vars(self).items():
+            if key != "name" and not isinstance(value, int | float):
+                raise UsageError(f"augment.{key}={value}: must be a number")
         shares = {"scale": scale, "flip": flip, "colour": colour, "erase": erase}
         rules = [(key, value, 0 <= value <= 1, "must lie in [0, 1]") for key, value in shares.items()]
         rules += [

@@ -95,6 +95,7 @@ class TransferData(pl.LightningDataModule):
         self.spec, self.batch_size, self.seed, self.train_on = spec, batch_size, seed, train_on
         self.encoder: TransferModel | None = None
         self.first_epoch = 0
+        self._fingerprints: dict[str, str] = {}
         if reading.augment and isinstance(spec, InputSpec):
             reading.augment.transform(spec)  # what it refuses should be said now
         self._raw: dict[tuple[str, str], ArrayDataset] = {}
@@ -168,7 +169,9 @@ class TransferData(pl.LightningDataModule):
             first = encode(dataset.inputs[np.arange(min(PROBE, len(dataset)))], role)
             return torch.allclose(kept["features"][:PROBE], first, rtol=1e-3, atol=1e-5)
 
-        key = digest(self.encoder.fingerprint(role), dataset.inputs.key)
+        if role not in self._fingerprints:  # of weights that stay as they are
+            self._fingerprints[role] = self.encoder.fingerprint(role)
+        key = digest(self._fingerprints[role], dataset.inputs.key)
         kept = features() if cache is None else cache.tensors("features", key, features, holds)
         return ArrayDataset(FeatureTable(kept["features"]), dataset.labels)
 

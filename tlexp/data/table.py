@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -20,56 +21,37 @@ WRITTEN = {"training": "train", "validation": "val", "valid": "val", "dev": "val
 def text_table(
     root: str | None,
     name: str | None = None,
-    train: str | None = None,
-    val: str | None = None,
-    test: str | None = None,
     text: str = "text",
-    label: str = "label",
-    split: str | None = None,
-    group: str | None = None,
     classes: Sequence[object] | None = None,
-    encoding: str = "utf-8",
     on_bad: str = "error",
+    **options: Any,
 ) -> Samples:
     """Reads texts and labels, both as they are written: `007`, `NA` and `None` are labels like any other.
 
     Args:
         root: one file, or the folder of the files of `train`, `val` and `test`.
         name: what reports call it; None for the (training) file's name.
-        train: file of the training split, inside `root`.
-        val: file of the validation split, if there is one.
-        test: file of the test split, if there is one.
         text: the column of the texts.
-        label: the column of the classes.
-        split: the column that says `train`, `val` or `test`, if there is one.
-        group: the column of what must not be parted by a split, such as an author, if there is one.
         classes: keeps these classes only, in this order.
-        encoding: of the letters in a text file.
         on_bad: `error` refuses rows without a text or label, `skip` leaves them out and says so.
+        options: files, columns and encoding, see `read_rows`.
 
     Raises:
         UsageError: for a file, format or column that is not there, or a row that cannot be used.
     """
-    rows = _read("text table", root, (train, val, test), text, label, split, group, encoding, on_bad)
-    name = name or Path(train or root or "").stem
+    rows = read_rows("text table", root, text, on_bad, **options)
     texts = Texts(tuple(rows.inputs), tuple(rows.wheres))
-    return labelled(name, texts, rows.labels, rows.given, classes, rows.grouped, on_bad, rows.skipped)
+    return labelled(name or rows.name, texts, rows.labels, rows.given, classes, rows.grouped, on_bad, rows.skipped)
 
 
 def image_table(
     root: str | None,
     name: str | None = None,
     images: str | None = None,
-    train: str | None = None,
-    val: str | None = None,
-    test: str | None = None,
     path: str = "path",
-    label: str = "label",
-    split: str | None = None,
-    group: str | None = None,
     classes: Sequence[object] | None = None,
-    encoding: str = "utf-8",
     on_bad: str = "error",
+    **options: Any,
 ) -> Samples:
     """Reads paths of images and labels as they are written; pixels are read later.
 
@@ -77,32 +59,31 @@ def image_table(
         root: one file, or the folder of the files of `train`, `val` and `test`.
         name: what reports call it; None for the (training) file's name.
         images: the folder that paths start from; None for the table's own.
-        train: file of the training split, inside `root`.
-        val: file of the validation split, if there is one.
-        test: file of the test split, if there is one.
         path: the column of the paths.
-        label: the column of the classes.
-        split: the column that says `train`, `val` or `test`, if there is one.
-        group: the column of what must not be parted by a split, such as a patient, if there is one.
         classes: keeps these classes only, in this order.
-        encoding: of the letters in a text file.
         on_bad: `error` refuses rows and images that cannot be read, `skip` leaves them out and says so.
+        options: files, columns and encoding, see `read_rows`.
 
     Raises:
         UsageError: for a file, format or column that is not there, or a row that cannot be used.
     """
-    rows = _read("image table", root, (train, val, test), path, label, split, group, encoding, on_bad)
-    name = name or Path(train or root or "").stem
-    own = Path(root or "") if train else Path(root or "").parent
-    folder = Path(images) if images else own
+    rows = read_rows("image table", root, path, on_bad, **options)
+    folder = Path(images) if images else rows.folder
     files = ImageFiles(tuple(folder / written for written in rows.inputs), str(folder))
-    return labelled(name, files, rows.labels, rows.given, classes, rows.grouped, on_bad, rows.skipped)
+    return labelled(name or rows.name, files, rows.labels, rows.given, classes, rows.grouped, on_bad, rows.skipped)
 
 
 @dataclass
 class Rows:
-    """The columns of one or several tables, and what was left out of them."""
+    """The columns of one or several tables, and what was left out of them.
 
+    Attributes:
+        name: of the (training) file.
+        folder: that it lies in.
+    """
+
+    name: str
+    folder: Path
     inputs: list[str] = field(default_factory=list)
     wheres: list[str] = field(default_factory=list)
     labels: list[str] = field(default_factory=list)
@@ -121,27 +102,46 @@ class Rows:
         return self.groups or None
 
 
-def _read(
+def read_rows(
     what: str,
     root: str | None,
-    files: tuple[str | None, str | None, str | None],
     first: str,
-    label: str,
-    split: str | None,
-    group: str | None,
-    encoding: str,
     on_bad: str,
+    train: str | None = None,
+    val: str | None = None,
+    test: str | None = None,
+    label: str = "label",
+    split: str | None = None,
+    group: str | None = None,
+    encoding: str = "utf-8",
 ) -> Rows:
+    """Reads what tables of texts and of images share.
+
+    Args:
+        what: the kind of table, for messages.
+        root: one file, or the folder of the files of `train`, `val` and `test`.
+        first: the column of the inputs.
+        on_bad: `error` or `skip`.
+        train: file of the training split, inside `root`.
+        val: file of the validation split, if there is one.
+        test: file of the test split, if there is one.
+        label: the column of the classes.
+        split: the column that says `train`, `val` or `test`, if there is one.
+        group: the column of what no split may part, such as a patient or an author, if there is one.
+        encoding: of the letters in a text file.
+
+    Raises:
+        UsageError: for a file, format or column that is not there, or a row that cannot be used.
+    """
     if root is None:
         raise UsageError(f"root=null: a {what} needs data.target.root=FILE (data.source.root= for the source)")
-    train, val, test = files
     if train is None and (val or test):
         raise UsageError(f"test={test} val={val}: given splits need train= as well, the file of the training split")
     if train is not None and split is not None:
         raise UsageError(f"split={split} train={train}: give a column or a file for each split, not both")
     folder = Path(root)
-    given = {part: folder / file for part, file in zip(PARTS, files, strict=True) if file is not None}
-    rows = Rows()
+    given = {part: folder / file for part, file in zip(PARTS, (train, val, test), strict=True) if file is not None}
+    rows = Rows(Path(train or root).stem, folder if train else folder.parent)
     for part, file in (given or {"": folder}).items():
         table = read_table(file, [first, label, *filter(None, (split, group))], encoding)
         bad = _unusable(table, first, label, split, group)
