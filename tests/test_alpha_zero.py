@@ -173,7 +173,7 @@ def test_the_source_has_its_own_batchnorm_statistics():
     model(images - 3, "target")
     assert differing(before, state(model.backbone))
     assert torch.equal(model.source_statistics.running_mean_0, shifted)
-    shared = assemble(compose(*run, "alpha=0.5", "norm=shared")).task.model
+    shared = assemble(compose(*run, "alpha=0.5", "norm=batch")).task.model
     assert shared.source_statistics is None
 
 
@@ -184,7 +184,7 @@ def test_alpha_zero_does_not_know_the_source(strategy, backbone):
     run = (*RUN, *BACKBONES[backbone], f"strategy={strategy}", "init=random", "epochs=2", "alpha=0")
     plain, _ = fit(compose(*run))
     another = f"data.source.root={FILES / 'reports.csv'}" if backbone == "bert" else "data.source.rotation=90"
-    policy = "norm=shared" if compose(*run).norm == "per_domain" else "norm=frozen"  # alike without a source
+    policy = "norm=batch" if compose(*run).norm == "per_domain" else "norm=frozen"  # alike without a source
     for other in (("data.source=null",), (another, "head=two", policy)):
         parts, _ = fit(compose(*run, *other))
         assert not differing(state(plain.task.model), state(parts.task.model))

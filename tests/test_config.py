@@ -32,7 +32,7 @@ WRONG = [
     (("patience=0",), "patience=0: must be"),
     (("pretrain.lr=0",), "pretrain.lr=0.0: must be"),
     (("head=three",), "head=three: choose one of auto, one, two"),
-    (("norm=layer",), "norm=layer: choose one of per_domain, shared"),
+    (("norm=layer",), "norm=layer: choose one of per_domain, per_domain_affine"),
     (("objective.form=product",), "objective.form=product: choose one of sum, convex"),
     (("objective.label_smoothing=1",), "objective.label_smoothing=1.0: must lie in"),
     (("objective.class_weights=big",), "choose one of none, balanced"),

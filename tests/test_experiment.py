@@ -289,7 +289,7 @@ def test_options_that_change_the_source_change_its_key():
         "pretrain.lr=1",
     ):
         assert source_folder(compose(option)) != plain, option
-    for option in ("trainer=ddp", "trainer.enable_progress_bar=true", "alpha=3", "data.shots=10", "norm=shared"):
+    for option in ("trainer=ddp", "trainer.enable_progress_bar=true", "alpha=3", "data.shots=10", "norm=batch"):
         assert source_folder(compose(option)) == plain, option
 
 

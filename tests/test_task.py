@@ -112,9 +112,9 @@ def test_two_validation_sets_keep_their_names_and_values():
 
 
 def test_shared_statistics_are_a_mixture_and_own_ones_are_not():
-    """Here `norm=shared` lets the source move the target's statistics, `per_domain` does not."""
+    """Here `norm=batch` lets the source move the target's statistics, `per_domain` does not."""
     moved = {}
-    for norm in ("shared", "per_domain"):
+    for norm in ("batch", "per_domain"):
         parts = assemble(compose(*RUN, "backbone.norm=batch", "alpha=1", f"norm={norm}"))
         model = parts.task.model.train()
         before = model.backbone.stem[1].running_mean.clone()

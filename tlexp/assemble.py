@@ -16,7 +16,7 @@ from tlexp.backbones import hub
 from tlexp.backbones.base import Backbone
 from tlexp.backbones.weights import Loaded
 from tlexp.cache import Cache
-from tlexp.checks import check_alpha, check_monitor, check_parts, check_trainer
+from tlexp.checks import check_alpha, check_monitor, check_parts, check_terms, check_trainer
 from tlexp.config import Config
 from tlexp.data.domain import Domain
 from tlexp.data.pair import Reading, TransferData
@@ -25,12 +25,13 @@ from tlexp.data.scan import facts
 from tlexp.data.splits import split
 from tlexp.errors import UsageError
 from tlexp.model import TransferModel
-from tlexp.norm import source_statistics
+from tlexp.norm import make_stochastic, source_statistics
 from tlexp.objective import CrossEntropy, Mix, balanced_weights
 from tlexp.start import load_init, read_start
 from tlexp.strategies.base import Strategy
 from tlexp.streams import forked
 from tlexp.task import TransferTask
+from tlexp.terms.base import Term
 
 # Extras by the package whose absence tells that they are not installed.
 EXTRAS = {"transformers": "text", "peft": "peft", "datasets": "hf"}
@@ -63,29 +64,77 @@ def assemble(config: Config) -> Parts:
     """
     check_trainer(config)
     processes = launch.processes(config.trainer)
-    roles = ["target", "source"] if config.has_source_loss else ["target"]
-    monitor_mode = check_monitor(config, roles)
+    terms = build_terms(config)
+    asked = {role for term in terms.values() for role in term.roles}
+    weighted = ["target"] * config.has_target_loss + ["source"] * config.has_source_loss
+    evaluated = ["target", "source"] if config.has_source_loss else ["target"]
+    monitor_mode = check_monitor(config, evaluated)
     cache = cache_of(config)
+    roles = ["target", "source"] if "source" in {*weighted, *asked} else ["target"]
+    check_terms(config, terms)
     domains = {role: read_domain(config, role, cache) for role in roles}
     state, card = read_start(config)
     backbone = build_backbone(config, card)
-    train_on = tuple(role for role in roles if role == "source" or config.has_target_loss)
-    source = domains.get("source")
-    reading = Reading(cache, build("augment", config.augment), config.data.sampling == "balanced", config.workers)
-    data = TransferData(domains["target"], source, backbone.input, config.batch_size, config.seed, train_on, reading)
-    check_parts(config, data, processes)
-    loaded = load_init(config, backbone, state)
-    model = build_model(config, backbone, domains)
+    data = build_data(config, backbone, domains, train_on(config, terms), tuple(evaluated), cache)
+    check_parts(config, data, processes, max([1, *(term.least for term in terms.values())]))
+    loaded, old_head = load_init(config, backbone, state)
+    model = build_model(config, backbone, {role: domains[role] for role in evaluated}, "source" in domains)
+    model.old_head = old_head
     strategy: Strategy = build("strategy", config.strategy)
-    strategy.prepare(model, data)
+    with forked(config.seed, "strategy"):
+        strategy.prepare(model, data)
     epochs = range(config.trainer["max_epochs"])
     moving: set[str] = set().union(*(strategy.trainable(epoch) for epoch in epochs))
     notices = check_alpha(config, model, moving)
     frozen = not moving - {stage.name for stage in model.head_stages}
-    if frozen and not reading.augment and not config.objective.mixes:
+    if frozen and not data.reading.augment and not config.objective.mixes:
         data.encoder = model
         notices.append("the backbone is frozen: each example passes through it once, before the first epoch")
-    return Parts(data, build_task(config, model, strategy, domains, epochs), loaded, monitor_mode, notices)
+    model.set_trainable(moving)
+    for term in terms.values():
+        if frozen and term.needs_backbone:
+            rule = f"pulls at the backbone, which strategy={config.strategy['name']} leaves frozen; take it out"
+            raise UsageError(f"terms=[{term.name}]: {rule}")
+        if term.looks_at_source and config.init == "source":
+            data.reference = domains["source"] if "source" in domains else read_domain(config, "source", cache)
+        with forked(config.seed, "terms", term.name):
+            term.prepare(model, data)
+    model.old_head = None  # those who wanted it have a copy
+    task = build_task(config, model, strategy, {role: domains[role] for role in evaluated}, epochs, terms)
+    optimizer = task.build_optimizer()
+    notices += [notice for term in terms.values() for notice in term.check(optimizer)]
+    return Parts(data, task, loaded, monitor_mode, notices)
+
+
+def build_terms(config: Config) -> dict[str, Term]:
+    """Returns the terms by name; one without weight is not there at all."""
+    terms: dict[str, Term] = {name: build("terms", node) for name, node in config.terms.items()}
+    return {name: term for name, term in terms.items() if term.weight > 0}
+
+
+def train_on(config: Config, terms: dict[str, Term]) -> tuple[str, ...]:
+    """Returns the roles of which a step needs a batch: for their losses, or for a term."""
+    wanted = {"target": config.has_target_loss, "source": config.has_source_loss, "unlabelled": False}
+    for term in terms.values():
+        for role in term.roles:
+            free = role == "target" and not term.needs_labels and config.data.unlabelled
+            wanted["unlabelled" if free else role] = True
+    return tuple(role for role, needed in wanted.items() if needed)
+
+
+def build_data(
+    config: Config,
+    backbone: Backbone,
+    domains: dict[str, Domain],
+    roles: tuple[str, ...],
+    evaluated: tuple[str, ...],
+    cache: Cache,
+) -> TransferData:
+    """Returns the loaders of the domains for a backbone; `roles` are those a training step needs."""
+    reading = Reading(cache, build("augment", config.augment), config.data.sampling == "balanced", config.workers)
+    sizes = (config.batch_size, config.seed)
+    target, source = domains["target"], domains.get("source")
+    return TransferData(target, source, backbone.input, *sizes, roles, reading, evaluated)
 
 
 def build(group: str, node: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
@@ -175,8 +224,16 @@ def build_backbone(config: Config, card: dict[str, Any]) -> Backbone:
     return backbone
 
 
-def build_model(config: Config, backbone: Backbone, domains: dict[str, Domain]) -> TransferModel:
+def build_model(
+    config: Config, backbone: Backbone, domains: dict[str, Domain], with_source: bool = False
+) -> TransferModel:
     """Puts heads on the backbone: one where both domains have the same classes and `head` does not ask for two.
+
+    Args:
+        config: the run's configuration.
+        backbone: without heads.
+        domains: those that are evaluated.
+        with_source: whether source batches pass through the model, for their loss or for a term.
 
     Raises:
         UsageError: where one head cannot serve both domains, or alpha = inf leaves the target's untrained.
@@ -190,13 +247,21 @@ def build_model(config: Config, backbone: Backbone, domains: dict[str, Domain]) 
         counts = {"target": counts["target"]}
     elif not config.has_target_loss:
         raise UsageError("alpha=inf: trains the source's head only; use head=one, which needs equal classes")
-    own = source_statistics(backbone, config.norm) if config.has_source_loss else None  # type: ignore[arg-type]
+    network: Any = backbone
+    if config.norm == "stochastic":
+        make_stochastic(network, config.norm_p)
+    own = source_statistics(network, config.norm) if with_source else None
     frozen = config.norm == "frozen"
     return TransferModel(backbone, counts, config.seed, own, config.head_hidden, config.head_dropout, frozen)
 
 
 def build_task(
-    config: Config, model: TransferModel, strategy: Strategy, domains: dict[str, Domain], epochs: range
+    config: Config,
+    model: TransferModel,
+    strategy: Strategy,
+    domains: dict[str, Domain],
+    epochs: range,
+    terms: dict[str, Term],
 ) -> TransferTask:
     """Assembles the LightningModule from the parts, and tries optimizer and schedule once.
 
@@ -221,6 +286,7 @@ def build_task(
         "config": config.shown(),
         "config_hash": config.hash,
         **carried,
+        **strategy.carried(),
     }
     schedule = build("schedule", {**config.schedule, "_partial_": True})
     task = TransferTask(
@@ -237,6 +303,8 @@ def build_task(
         config.seed,
         card,
         Mix(config.objective.mixup, config.objective.cutmix) if config.objective.mixes else None,
+        terms,
+        config.norm == "concat",
     )
     schedule(0, 100)
     try:

@@ -10,6 +10,7 @@ from tlexp.config import Config
 from tlexp.data.pair import TransferData
 from tlexp.errors import UsageError
 from tlexp.model import TransferModel
+from tlexp.terms.base import Term
 
 # What the Trainer is given by tlexp, or what would take the batches out of its hands.
 RESERVED = ("logger", "callbacks", "default_root_dir", "num_sanity_val_steps", "use_distributed_sampler")
@@ -44,6 +45,25 @@ def check_alpha(config: Config, model: TransferModel, moving: set[str]) -> list[
     raise UsageError(f"alpha={config.alpha:g}: strategy={name}: {rule}")
 
 
+def check_terms(config: Config, terms: dict[str, Term]) -> None:
+    """Makes sure that every term has the batches it asks for.
+
+    Raises:
+        UsageError: where it has not.
+    """
+    for term in terms.values():
+        if "source" in term.roles and config.data.source is None:
+            rule = f"compares source and target, but data={config.data.name} has no source; take it out"
+            raise UsageError(f"terms=[{term.name}]: {rule}")
+        if term.views > 1 and config.objective.mixes:
+            raise UsageError(
+                f"terms=[{term.name}]: needs pictures of one class; use objective.mixup=0 objective.cutmix=0"
+            )
+    if config.data.unlabelled and all(term.needs_labels for term in terms.values()):
+        rule = "no term would use it; add one that needs no labels, such as terms=[coral], terms=[dann] or terms=[mcc]"
+        raise UsageError(f"data.unlabelled=true: {rule}")
+
+
 def check_monitor(config: Config, roles: list[str]) -> str:
     """Returns `max` or `min` for the monitored metric.
 
@@ -75,8 +95,14 @@ def check_trainer(config: Config) -> None:
         raise UsageError(f"trainer.check_val_every_n_epoch={every}: {config.epochs} epochs end before it; use fewer")
 
 
-def check_parts(config: Config, data: TransferData, processes: int) -> None:
+def check_parts(config: Config, data: TransferData, processes: int, least: int) -> None:
     """Makes sure that every process has a part of every batch and of every split.
+
+    Args:
+        config: the run's configuration.
+        data: its loaders.
+        processes: how many there are.
+        least: examples of a batch that each needs, one or as many as a term does.
 
     Raises:
         UsageError: where one would have nothing to do, or pictures should be mixed that are none.
@@ -87,8 +113,9 @@ def check_parts(config: Config, data: TransferData, processes: int) -> None:
     for role, domain in data.domains.items():
         sizes = domain.sizes()
         smallest = sizes["train"] // data.steps if role == "target" else config.batch_size
-        if role in data.train_on and smallest < processes:
+        if role in data.train_on and smallest < processes * least:
             rule = f"the smallest batch of the {role} has {smallest} examples for {processes} processes"
+            rule += f" that need {least} each" if least > 1 else ""
             raise UsageError(f"batch_size={config.batch_size}: {rule}; use a larger one or fewer trainer.devices")
         for part in ("val", "test"):
             if sizes[part] < processes:

@@ -5,13 +5,16 @@ import json
 import math
 import re
 from collections.abc import Collection, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from omegaconf import MISSING, DictConfig, OmegaConf
 
 from tlexp.errors import UsageError
+
+# Whose statistics BatchNorm layers use; tlexp/norm.py says what each means.
+POLICIES = ("per_domain", "per_domain_affine", "batch", "concat", "frozen", "stochastic")
 
 
 # What a data set is called unless it is given a name: the last part of where it lies.
@@ -72,6 +75,7 @@ class DataConfig:
     val: str = "in_budget"  # in_budget: a fifth of the budget; large: all the rest allows, optimistic
     test_fraction: float = 0.4
     sampling: str = "shuffled"  # shuffled: each example once an epoch; balanced: each class equally often
+    unlabelled: bool = False  # terms without need of labels see all that neither validates nor tests
 
     def __post_init__(self) -> None:
         _one_of("data.val", self.val, ("in_budget", "large"))
@@ -165,12 +169,14 @@ class Config:
     pretrain: PretrainConfig = MISSING
     trainer: dict[str, Any] = MISSING
     tracking: TrackingConfig = MISSING
+    terms: dict[str, Any] = field(default_factory=dict)
     alpha: float = 0.0
     init: str = MISSING
     head: str = "auto"
     head_hidden: int = 0
     head_dropout: float = 0.0
     norm: str = MISSING
+    norm_p: float = 0.5
     seed: int = 0
     split_seed: int = 0
     epochs: int = MISSING
@@ -191,7 +197,8 @@ class Config:
         _one_of("head", self.head, ("auto", "one", "two"))
         _require(self.head_hidden >= 0, "head_hidden", self.head_hidden, "units of a hidden layer, or 0 for none")
         _require(0 <= self.head_dropout < 1, "head_dropout", self.head_dropout, "must lie in [0, 1)")
-        _one_of("norm", self.norm, ("per_domain", "shared", "frozen"))
+        _one_of("norm", self.norm, POLICIES)
+        _require(0 <= self.norm_p <= 1, "norm_p", self.norm_p, "must lie in [0, 1]")
         _positive(epochs=self.epochs, lr=self.lr, batch_size=self.batch_size, patience=self.patience)
         ok = math.isfinite(self.cache_gb) and self.cache_gb >= 0
         _require(ok, "cache_gb", self.cache_gb, "must be finite and >= 0; 0 keeps no pictures")
@@ -239,6 +246,7 @@ class Config:
             strategy={"_target_": "tlexp.strategies.finetune.Finetune", "name": "source_training"},
             recipe=RecipeConfig(pretrain.init, pretrain.epochs, pretrain.lr),
             objective=ObjectiveConfig(),
+            terms={},
             optimizer=pretrain.optimizer,
             schedule=pretrain.schedule,
             augment=pretrain.augment,

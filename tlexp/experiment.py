@@ -212,7 +212,7 @@ def collect(
     result |= {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("test/")}
     tested = domains["target"].sizes()["test"]
     result["test/target/accuracy_ci95"] = report.wilson_interval(result["test/target/accuracy"], tested)
-    if config.init == "source" and "source" in domains:
+    if config.init == "source" and "test/source/accuracy" in result:
         before = read_metrics(source_folder(config))["test/target/accuracy"]
         result["forgetting"] = before - result["test/source/accuracy"]
     return result | {

@@ -40,6 +40,9 @@ class TransferModel(nn.Module):
         head_hidden: units of a hidden layer in each head; 0 for none.
         head_dropout: share of what enters a head's output layer that is dropped while training.
         frozen_statistics: BatchNorm layers keep the statistics they start with, also where their weights move.
+
+    Attributes:
+        old_head: the output layer that came with the weights the backbone starts from, if one did.
     """
 
     def __init__(
@@ -58,6 +61,7 @@ class TransferModel(nn.Module):
         self.classes = classes
         self.memory_format = torch.contiguous_format
         self.source_statistics = source_statistics
+        self.old_head: nn.Module | None = None
         self.heads = nn.ModuleDict()
         for domain, count in classes.items():
             with forked(seed, "head", domain):
@@ -76,7 +80,8 @@ class TransferModel(nn.Module):
 
     def regroup(self, stages: list[Stage]) -> None:
         """Sets the stages of the backbone: others that together own the same, for a strategy that cuts finer."""
-        self.backbone_stages = stages
+        own = self.source_statistics
+        self.backbone_stages = stages if own is None else _with_own(own, stages)
         self._spans = _spans(self.stages)
         self._trainable = {stage.name for stage in self.stages}
 
@@ -92,18 +97,33 @@ class TransferModel(nn.Module):
 
     def forward(self, x: Any, domain: str = "target") -> Tensor:
         """Maps inputs (batch, ...) to the logits (batch, classes) of a domain's head."""
+        return self.classify(self.features(x, domain), domain)
+
+    def classify(self, features: Tensor, domain: str = "target") -> Tensor:
+        """Maps features (batch, num_features) to the logits (batch, classes) of a domain's head."""
         head = self.heads[domain] if domain in self.heads else self.heads["target"]
-        logits: Tensor = head(x.values if isinstance(x, Features) else self.features(x, domain))
+        logits: Tensor = head(features)
         return logits
 
     def features(self, x: Any, domain: str = "target") -> Tensor:
         """Maps inputs (batch, ...) to the backbone's features (batch, num_features) under a domain's statistics."""
-        if isinstance(x, Tensor):
-            x = self.normalised(x.contiguous(memory_format=self.memory_format))
+        if isinstance(x, Features):
+            return x.values
         own = self.source_statistics if domain == "source" else None
         with own.active(self.backbone) if own is not None else nullcontext():
-            features: Tensor = self.backbone(x)
+            features: Tensor = self.backbone(self.prepared(x))
         return features
+
+    def features_together(self, batches: list[Any]) -> list[Tensor]:
+        """Maps several batches in one pass, so that BatchNorm sees their mixture."""
+        sizes = [len(_first(x)) for x in batches]
+        return list(self.features(_joined([self.prepared(x) for x in batches])).split(sizes))  # type: ignore[no-untyped-call]
+
+    def prepared(self, x: Any) -> Any:
+        """Returns inputs as the backbone takes them; those that already are stay as they are."""
+        if not isinstance(x, Tensor):
+            return x
+        return self.normalised(x.contiguous(memory_format=self.memory_format))
 
     def normalised(self, x: Tensor) -> Tensor:
         """Returns pictures, which travel as bytes, as the backbone expects them; other inputs as they are."""
@@ -160,6 +180,36 @@ class TransferModel(nn.Module):
             if self.frozen_statistics and has_statistics(module):
                 module.training = False
         return self
+
+
+def _with_own(own: SourceStatistics, stages: list[Stage]) -> list[Stage]:
+    """Returns the stages with the source's own weights and biases in those that hold the target's."""
+    owned = []
+    for stage in stages:
+        places = [name.removeprefix("backbone.").rpartition(".") for name in stage.parameters]
+        kinds = {kind for _, _, kind in places}
+        theirs = [name for name in own.affine_of({layer for layer, _, _ in places}) if name.rpartition(".")[2] in kinds]
+        names = (f"source_statistics.{name}" for name in theirs)
+        owned.append(replace(stage, parameters=tuple(dict.fromkeys((*stage.parameters, *names)))))
+    return owned
+
+
+def _first(x: Any) -> Tensor:
+    """Returns one tensor of a batch, as long as the batch."""
+    if isinstance(x, dict):
+        return next(iter(x.values()))  # type: ignore[no-any-return]
+    return x.values if isinstance(x, Features) else x
+
+
+def _joined(batches: list[Any]) -> Any:
+    """Returns batches behind each other; texts are padded to the longest of them, which their masks say."""
+    if isinstance(batches[0], Features):
+        return Features(torch.cat([x.values for x in batches]))
+    if isinstance(batches[0], dict):
+        width = max(_first(x).shape[1] for x in batches)
+        padded = [{k: nn.functional.pad(v, (0, width - v.shape[1])) for k, v in x.items()} for x in batches]
+        return {key: torch.cat([x[key] for x in padded]) for key in batches[0]}
+    return torch.cat(batches)
 
 
 def _head(width: int, count: int, hidden: int, dropout: float) -> nn.Module:

@@ -53,7 +53,7 @@ class StartReport(pl.Callback):
         rates = {group["name"].removesuffix("/no_decay"): group["initial_lr"] for group in groups}
         task = self.parts.task
         moving = [task.strategy.trainable(epoch) for epoch in task.epochs]
-        console.print(stage_table(task.model, rates, moving))
+        console.print(stage_table(task.model, rates, moving, dict(task.terms)))
 
 
 def start_facts(config: Config, parts: "Parts", trainer: pl.Trainer) -> dict[str, object]:
@@ -62,12 +62,14 @@ def start_facts(config: Config, parts: "Parts", trainer: pl.Trainer) -> dict[str
     notices = [*parts.notices, *data.notices()]
     if config.data.val == "large":
         notices.append("data.val=large validates on labels outside the budget: an optimistic choice of checkpoint")
-    seen = {"target": data.domains["target"].sizes()["train"], "source": data.steps * data.batch_size}
+    others = data.steps * data.batch_size
+    seen = {"target": data.domains["target"].sizes()["train"], "source": others, "unlabelled": others}
     images = ", ".join(f"{seen[role]} of the {role}" for role in data.train_on)
     steps, batches = int(trainer.estimated_stepping_batches), trainer.num_training_batches
     facts: dict[str, object] = {
         "strategy": config.strategy["name"],
         "objective": f"L(target) + alpha * L(source), alpha = {config.alpha:g}, form {config.objective.form}",
+        "terms": " + ".join(f"{term.weight:g} * {name}" for name, term in parts.task.terms.items()),
         "backbone": config.backbone["name"],
         "input": spec,
         "weights": parts.loaded,
@@ -167,13 +169,16 @@ def class_table(domain: Domain) -> Table:
     return table
 
 
-def stage_table(model: TransferModel, rates: dict[str, float], moving: Sequence[Set[str]]) -> Table:
+def stage_table(
+    model: TransferModel, rates: dict[str, float], moving: Sequence[Set[str]], terms: Mapping[str, nn.Module]
+) -> Table:
     """Returns each stage's parameters, when it moves, its mode in the first epoch and its rate.
 
     Args:
         model: as it is in the first epoch.
         rates: of the stages that ever move.
         moving: the names of the stages that move, by epoch.
+        terms: those that train something themselves have a row each.
     """
     table = Table("stage", "parameters", "moves", "mode", "lr", title="Stages", title_justify="left")
     parameters = dict(model.named_parameters())
@@ -183,6 +188,9 @@ def stage_table(model: TransferModel, rates: dict[str, float], moving: Sequence[
         rate = f"{rates[stage.name]:g}" if stage.name in rates else "-"
         when = moves([stage.name in names for names in moving])
         table.add_row(stage.name, f"{count:,}", when, " and ".join(sorted(modes)) or "-", rate)
+    for name, term in terms.items():
+        if count := sum(p.numel() for p in term.parameters() if p.requires_grad):
+            table.add_row(f"terms.{name}", f"{count:,}", "yes", "train", f"{rates[f'terms.{name}']:g}")
     total = sum(p.numel() for p in model.parameters())
     now = sum(p.numel() for p in model.parameters() if p.requires_grad)
     later = "" if len(set(map(frozenset, moving))) == 1 else " in epoch 1"

@@ -1,12 +1,14 @@
 """Where the weights of a run start: at random, from the source's own run, published, or from a file."""
 
 import re
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 import torch
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
+from torch import nn
 
 from tlexp import __version__, tracking
 from tlexp.backbones.weights import Loaded, load_backbone, read_checkpoint
@@ -82,7 +84,7 @@ def checkpoint_path(config: Config) -> Path:
     return found
 
 
-def load_init(config: Config, backbone: Any, state: dict[str, torch.Tensor]) -> Loaded:
+def load_init(config: Config, backbone: Any, state: dict[str, torch.Tensor]) -> tuple[Loaded, nn.Module | None]:
     """Sets the backbone's weights as `init` says.
 
     Args:
@@ -90,11 +92,14 @@ def load_init(config: Config, backbone: Any, state: dict[str, torch.Tensor]) -> 
         backbone: what is changed.
         state: the tensors of the checkpoint that `init` means, if it means one.
 
+    Returns:
+        What was loaded, and the output layer that came along, if one did.
+
     Raises:
         UsageError: where they do not fit, or there are no published ones.
     """
     if config.init == "random":
-        return Loaded("random", 0, len(backbone.state_dict()))
+        return Loaded("random", 0, len(backbone.state_dict())), None
     origin, notes = config.init, []
     if config.init == "pretrained":
         if not hasattr(backbone, "pretrained_state"):
@@ -103,4 +108,33 @@ def load_init(config: Config, backbone: Any, state: dict[str, torch.Tensor]) -> 
         state, notes = backbone.pretrained_state()
     elif config.init == "source":
         origin = f"source {config.data.source and config.data.source['name']}"
-    return load_backbone(backbone, state, origin, config.allow_partial, notes)
+    loaded = load_backbone(backbone, state, origin, config.allow_partial, notes)
+    return loaded, output_layer(state, loaded.left_out, backbone.num_features)
+
+
+def output_layer(state: dict[str, torch.Tensor], left_out: Collection[str], width: int) -> nn.Module | None:
+    """Returns the layers on top of the features that a checkpoint holds: ours, or a published classifier.
+
+    Args:
+        state: the checkpoint's tensors.
+        left_out: the names of those that are not the backbone's.
+        width: of the features.
+    """
+    own = [name for name in left_out if name.startswith("model.heads.target.")]
+    matrices = [name for name in own or left_out if name.endswith("weight") and state[name].flatten(1).ndim == 2]
+    if not own:  # a published one is a single layer on the features, whatever it is called there
+        matrices = [name for name in matrices if state[name][0].numel() == width and _bias(name) in state]
+        matrices = matrices if len(matrices) == 1 else []
+    layers: list[nn.Module] = []
+    for name in matrices:
+        weight, bias = state[name].flatten(1), state[_bias(name)]
+        linear = nn.Linear(weight.shape[1], weight.shape[0])
+        linear.load_state_dict({"weight": weight, "bias": bias})
+        layers += [linear, nn.ReLU()]
+    if not layers:
+        return None
+    return layers[0] if len(layers) == 2 else nn.Sequential(*layers[:-1])
+
+
+def _bias(weight: str) -> str:
+    return weight.removesuffix("weight") + "bias"

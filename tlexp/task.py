@@ -1,6 +1,8 @@
 """The one LightningModule: what a step, a validation and a checkpoint are."""
 
+import math
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -16,6 +18,7 @@ from tlexp.model import TransferModel
 from tlexp.objective import Mix, joint_objective
 from tlexp.strategies.base import Strategy
 from tlexp.streams import derive, forked
+from tlexp.terms.base import Passed, Step, Term
 
 
 class TransferTask(pl.LightningModule):
@@ -35,6 +38,8 @@ class TransferTask(pl.LightningModule):
         seed: of the named streams for dropout.
         card: plain values that let a checkpoint be understood without its configuration.
         mix: what mixes training pictures and labels of a role with each other, if anything.
+        terms: what else pulls, by name; already prepared.
+        together: whether all roles pass through the backbone in one batch.
     """
 
     def __init__(
@@ -52,19 +57,24 @@ class TransferTask(pl.LightningModule):
         seed: int = 0,
         card: dict[str, Any] | None = None,
         mix: Mix | None = None,
+        terms: dict[str, Term] | None = None,
+        together: bool = False,
     ) -> None:
         super().__init__()
-        self.mix, self.classes = mix, classes
+        self.mix, self.classes, self.together = mix, classes, together
+        self.terms = nn.ModuleDict(terms or {})
         self.model, self.strategy = model, strategy
         self.criteria = nn.ModuleDict(criteria)
         self.make_optimizer, self.schedule, self.lr, self.epochs = optimizer, schedule, lr, epochs
         self.alpha, self.form, self.seed = alpha, form, seed
         self.card = card or {}
         self.roles = list(classes)
+        self.loss_roles = [*(["target"] if alpha < math.inf else []), *(["source"] if alpha > 0 else [])]
         self.evaluations = nn.ModuleDict(
             {f"{split}_{role}": Evaluation(count) for split in ("val", "test") for role, count in classes.items()}
         )
         self._train_sums: dict[str, Tensor] = {}
+        self._term_sums: dict[str, Tensor] = {}
         # Whatever moves in some epoch has a gradient now, so that several processes agree to average it.
         model.set_trainable(set().union(*(strategy.trainable(epoch) for epoch in epochs)))
 
@@ -76,8 +86,13 @@ class TransferTask(pl.LightningModule):
     # Training -----------------------------------------------------------------------------------------------
 
     def on_fit_start(self) -> None:
-        """Lets move what the first epoch moves, before anybody reports it."""
+        """Lets move what the first epoch moves, before anybody reports it, and measures what must be known by then."""
         self.model.set_trainable(self.strategy.trainable(self.current_epoch))
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        if data is not None and data.first_epoch == 0:  # one that goes on has it in its checkpoint
+            self.strategy.start(self, data)
+            for term in self._terms():
+                term.start(self.model, data)
 
     def on_train_epoch_start(self) -> None:
         """Derives what moves and the chance of this epoch from its number alone, so that a resumed run agrees."""
@@ -86,26 +101,71 @@ class TransferTask(pl.LightningModule):
         torch.manual_seed(derive(self.seed, "dropout/target", self.current_epoch, self.global_rank))
 
     def training_step(self, batch: dict[str, Batch], batch_idx: int) -> Tensor:
-        """Returns the objective, shape (); a role whose loss has no weight is not in the batch."""
-        losses = {}
-        if "target" in batch:
-            losses["target"] = self._loss("target", batch["target"], batch_idx)
-        if "source" in batch:
-            # The source draws its dropout from a stream of its own: the target's chance is that of alpha = 0.
-            with forked(self.seed, "dropout/source", self.current_epoch, batch_idx, self.global_rank):
-                losses["source"] = self._loss("source", batch["source"], batch_idx)
-        return joint_objective(losses, self.alpha, self.form)
+        """Returns the objective, shape (); a role whose loss has no weight is in the batch only where a term asks."""
+        passed = self._passed(batch, batch_idx)
+        losses = {role: self._loss(role, passed[role]) for role in self.loss_roles}
+        objective = joint_objective(losses, self.alpha, self.form)
+        for term in self._terms():
+            objective = objective + self._pull(term, passed, batch_idx)
+        return objective
 
-    def _loss(self, role: str, batch: Batch, batch_idx: int) -> Tensor:
-        inputs, labels = batch.inputs, batch.labels
-        if self.mix is not None:
-            assert isinstance(inputs, Tensor)
-            with forked(self.seed, "mix", role, self.current_epoch, batch_idx, self.global_rank):
-                inputs, labels = self.mix(self.model.normalised(inputs), labels, self.classes[role])
-        logits = self.model(inputs, role)
-        loss: Tensor = self.criteria[role](logits, labels).mean()
-        self._count(role, loss, logits, labels if labels.ndim == 1 else labels.argmax(1))
-        return loss if batch.share == 1.0 else loss * batch.share
+    def _passed(self, batch: dict[str, Batch], batch_idx: int) -> dict[str, Passed]:
+        """Sends each role's batch through the model, in the order target, source, unlabelled target."""
+        roles = [role for role in ("target", "source", "unlabelled") if role in batch]
+        mixed = {role: self._mixed(role, batch[role], batch_idx) for role in roles}
+        together = self.model.features_together([mixed[role][0] for role in roles]) if self.together else None
+        passed: dict[str, Passed] = {}
+        for place, role in enumerate(roles):
+            with self._chance_of(role, batch_idx):
+                features = together[place] if together else self.model.features(mixed[role][0], role)
+                logits = self.model.classify(features, role)
+            second = None if (other := batch[role].second) is None else self.model.prepared(other)
+            passed[role] = Passed(*mixed[role], features, logits, batch[role].share, second)
+        return passed
+
+    def _chance_of(self, role: str, batch_idx: int) -> AbstractContextManager[None]:
+        """Lets all but the target draw their dropout from streams of their own: its chance is that of alpha = 0."""
+        if role == "target":
+            return nullcontext()
+        return forked(self.seed, f"dropout/{role}", self.current_epoch, batch_idx, self.global_rank)
+
+    def _mixed(self, role: str, batch: Batch, batch_idx: int) -> tuple[Any, Tensor]:
+        inputs, labels = self.model.prepared(batch.inputs), batch.labels
+        if self.mix is None or role not in self.loss_roles:
+            return inputs, labels
+        assert isinstance(inputs, Tensor)
+        with forked(self.seed, "mix", role, self.current_epoch, batch_idx, self.global_rank):
+            return self.mix(inputs, labels, self.classes[role])
+
+    def _loss(self, role: str, passed: Passed) -> Tensor:
+        loss: Tensor = self.criteria[role](passed.logits, passed.labels).mean()
+        hard = passed.labels if passed.labels.ndim == 1 else passed.labels.argmax(1)
+        self._count(role, loss, passed.logits, hard)
+        return loss if passed.share == 1.0 else loss * passed.share
+
+    def _terms(self) -> list[Term]:
+        return [term for term in self.terms.values() if isinstance(term, Term)]
+
+    def _pull(self, term: Term, passed: dict[str, Passed], batch_idx: int) -> Tensor:
+        target = passed.get("target")
+        if not term.needs_labels:
+            target = passed.get("unlabelled", target)
+        step = Step(target, passed.get("source"), self._progress())
+        with forked(self.seed, "terms", term.name, self.current_epoch, batch_idx, self.global_rank):
+            value: Tensor = term(self.model, step)
+        row = torch.stack([value.detach().float(), torch.ones((), device=value.device)])
+        self._term_sums[term.name] = self._term_sums[term.name] + row if term.name in self._term_sums else row
+        return term.weight * value
+
+    def _progress(self) -> float:
+        """Returns the share of all optimizer steps that have been taken; 0 outside of training."""
+        trainer = self._trainer
+        return 0.0 if trainer is None else min(1.0, trainer.global_step / int(trainer.estimated_stepping_batches))
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Lets terms follow what the optimizer has done."""
+        for term in self._terms():
+            term.after_step(self.model)
 
     @torch.no_grad()
     def _count(self, role: str, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
@@ -124,11 +184,21 @@ class TransferTask(pl.LightningModule):
                 torch.distributed.all_reduce(total)
             loss, correct, n = total.tolist()
             values |= {f"train/{role}/loss": loss / n, f"train/{role}/accuracy": correct / n}
+        rows, self._term_sums = self._term_sums, {}
+        for name, row in rows.items():
+            total = row.double()
+            if self.trainer.world_size > 1:
+                torch.distributed.all_reduce(total)
+            values[f"train/terms/{name}"] = float(total[0] / total[1])
         return values
 
     def build_optimizer(self) -> Optimizer:
         """Puts every parameter that ever moves into exactly one named group."""
-        return self.make_optimizer(parameter_groups(self.model, self.strategy, self.lr, self.epochs), lr=self.lr)
+        groups = parameter_groups(self.model, self.strategy, self.lr, self.epochs)
+        for term in self._terms():
+            if own := [p for p in term.parameters() if p.requires_grad]:
+                groups.append({"params": own, "name": f"terms.{term.name}", "lr": self.lr})
+        return self.make_optimizer(groups, lr=self.lr)
 
     def configure_optimizers(self) -> Any:
         """Adds the schedule, which counts optimizer steps whatever a batch, an epoch or accumulation is."""
@@ -143,12 +213,12 @@ class TransferTask(pl.LightningModule):
         gradient_clip_val: int | float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clips a separate source head by itself: its gradient must not shrink the target's."""
+        """Clips a separate source head and what terms train by themselves: the target's gradient must not shrink."""
         if not gradient_clip_val:
             return
         own = [p for name, p in self.model.named_parameters() if name.startswith("heads.source.")]
         rest = [p for name, p in self.model.named_parameters() if not name.startswith("heads.source.")]
-        for parameters in (own, rest):
+        for parameters in (own, rest, list(self.terms.parameters())):
             if gradient_clip_algorithm == "value":
                 nn.utils.clip_grad_value_(parameters, gradient_clip_val)
             else:

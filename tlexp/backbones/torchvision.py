@@ -90,7 +90,7 @@ class TorchvisionBackbone(nn.Module):
             ) from error
         finally:
             socket.setdefaulttimeout(before)
-        return {f"body.{name}": tensor for name, tensor in _headless(model, self.top).state_dict().items()}, []
+        return {f"body.{name}": tensor for name, tensor in model.state_dict().items()}, []
 
     def adapted(self, name: str, given: Tensor) -> Tensor | None:
         """Returns a vision transformer's position embeddings for this size; None for any other tensor."""

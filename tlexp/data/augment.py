@@ -101,15 +101,23 @@ class AugmentedDataset(ArrayDataset):
 
     The chance of a picture depends on (seed, role, its number, how often it came before) alone: it is the same with
     any number of workers and processes, in any batch, and after a run was taken up again.
+
+    Attributes:
+        views: 2 where each picture is wanted in two versions.
     """
 
     def __init__(self, table: Table, labels: Tensor, augment: Augment, spec: InputSpec, seed: int, role: str) -> None:
         super().__init__(table, labels)
         self.transform, self.seed, self.role = augment.transform(spec), seed, role
+        self.views = 1
 
     def __getitem__(self, pick: Pick) -> Batch:
+        second = self._view(pick, "second") if self.views == 2 else None
+        return Batch(self._view(pick), self.labels[pick.indices], pick.share, second)
+
+    def _view(self, pick: Pick, *which: str) -> Tensor:
         pictures = []
         for index, times in zip(pick.indices.tolist(), pick.times.tolist(), strict=True):
-            with forked(self.seed, "augment", self.role, index, times):
+            with forked(self.seed, "augment", self.role, index, times, *which):
                 pictures.append(self.transform(self.inputs.picture(index)))
-        return Batch(torch.stack(pictures), self.labels[pick.indices], pick.share)
+        return torch.stack(pictures)

@@ -33,11 +33,12 @@ class Pick(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """Inputs, a tensor (batch, ...) or several by name, labels (batch,) and the share of `Pick`."""
+    """Inputs, a tensor (batch, ...) or several by name, labels (batch,), the share of `Pick`, perhaps a second view."""
 
     inputs: Tensor | dict[str, Tensor]
     labels: Tensor
     share: float
+    second: Tensor | None = None
 
 
 class ArrayDataset(Dataset[Batch]):
@@ -115,7 +116,7 @@ class ShuffledBatches(Sampler[Pick]):
 
 
 class CycledBatches(Sampler[Pick]):
-    """The source's training batches: one for each of the target's, from a stream without end.
+    """Another role's training batches: one for each of the target's, from a stream without end.
 
     The stream is the data over and over, reshuffled at each wrap; epoch e continues where e - 1 stopped.
     """
@@ -129,8 +130,10 @@ class CycledBatches(Sampler[Pick]):
         rank: int = 0,
         world: int = 1,
         balance: Indices | None = None,
+        role: str = "source",
     ) -> None:
         self.n, self.batch_size, self.steps, self.seed, self.balance = n, batch_size, steps, seed, balance
+        self.stream = f"batches/{role}"
         self.rank, self.world, self.epoch = rank, world, 0
 
     def __len__(self) -> int:
@@ -144,7 +147,7 @@ class CycledBatches(Sampler[Pick]):
         start = self.epoch * self.steps * self.batch_size
         stop = start + self.steps * self.batch_size
         wraps = range(start // self.n, math.ceil(stop / self.n))
-        passes = [ordered(self.n, self.balance, self.seed, "batches/source", wrap) for wrap in wraps]
+        passes = [ordered(self.n, self.balance, self.seed, self.stream, wrap) for wrap in wraps]
         order, times = (
             np.concatenate(column)[start - wraps[0] * self.n :][: stop - start].reshape(self.steps, self.batch_size)
             for column in zip(*passes, strict=True)

@@ -1,6 +1,6 @@
 """One side of a transfer: a data set and its splits, and what is worth saying about them."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -32,6 +32,14 @@ class Domain:
         of = {part: getattr(self.split, part).tolist() for part in PARTS}
         lines = {part: sorted(f"{classes[self.samples.labels[i]]}: {names[i]}" for i in of[part]) for part in PARTS}
         return digest(*(line for part in PARTS for line in (part, *lines[part])))[:12]
+
+    def pool(self) -> "Domain":
+        """Returns the same examples without a budget: all that neither validates nor tests, their labels unknown."""
+        n = len(self.samples.labels)
+        held = np.concatenate([self.split.val, self.split.test])
+        unknown = replace(self.samples, labels=np.full(n, -1))
+        none = np.array([], dtype=np.int64)
+        return Domain(unknown, Split(np.setdiff1d(np.arange(n), held), none, none))
 
     def labels(self, part: str) -> torch.Tensor:
         """Returns the labels of a split, shape (n,)."""

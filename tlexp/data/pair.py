@@ -67,10 +67,13 @@ class TransferData(pl.LightningDataModule):
         spec: the backbone's input.
         batch_size: target examples in a step over all processes, and as many of the source.
         seed: of the named streams the batches are drawn from.
-        train_on: the roles whose training loss is in the objective.
+        train_on: the roles whose training batches a step needs, `unlabelled` (of the target) perhaps among them.
         reading: how examples come from the disk to a step.
+        evaluate: the roles that are validated and tested; None for all.
 
     Attributes:
+        reference: the source, for what looks at its validation split before training, or None.
+        views: 2 where each of the target's training pictures is wanted in two versions.
         encoder: the model, where its backbone is frozen and every example always the same: the backbone's output is
             then computed once for every example, and kept for other runs, rather than once in every epoch.
         first_epoch: another one than 0 in a run that goes on after an interruption.
@@ -88,10 +91,15 @@ class TransferData(pl.LightningDataModule):
         seed: int,
         train_on: tuple[str, ...] = ("target",),
         reading: Reading = Reading(),
+        evaluate: tuple[str, ...] | None = None,
     ) -> None:
         super().__init__()
         self.reading = reading
         self.domains = {"target": target} | ({"source": source} if source else {})
+        self.evaluate = evaluate or tuple(self.domains)
+        self.pool = target.pool() if "unlabelled" in train_on else None
+        self.reference: Domain | None = None
+        self.views = 1
         self.spec, self.batch_size, self.seed, self.train_on = spec, batch_size, seed, train_on
         self.encoder: TransferModel | None = None
         self.first_epoch = 0
@@ -125,15 +133,40 @@ class TransferData(pl.LightningDataModule):
     def raw(self, role: str, part: str) -> ArrayDataset:
         """Returns a split of a role as the backbone's inputs, read and converted once."""
         if (role, part) not in self._raw:
-            domain, augment = self.domains[role], self.reading.augment
+            domain, augment = self._domain(role), self.reading.augment
             if part == "train" and augment and isinstance(self.spec, InputSpec):
                 table = domain.inputs(part, self.spec, self.reading.cache, augment.crops)
                 varied = AugmentedDataset(table, domain.labels(part), augment, self.spec, self.seed, role)
+                varied.views = self.views if role == "target" else 1
                 self._raw[role, part] = varied
             else:
                 table = domain.inputs(part, self.spec, self.reading.cache)
                 self._raw[role, part] = ArrayDataset(table, domain.labels(part))
         return self._raw[role, part]
+
+    def _domain(self, role: str) -> Domain:
+        domain = {**self.domains, "unlabelled": self.pool, "reference": self.reference}[role]
+        assert domain is not None
+        return domain
+
+    def plain(self, role: str, part: str) -> DataLoader[Batch]:
+        """Returns a split's batches in order, without augmentation, whole on every process."""
+        domain = self._domain(role)
+        varied = isinstance(self.raw(role, part), AugmentedDataset)
+        inputs = domain.inputs(part, self.spec, self.reading.cache) if varied else self.raw(role, part).inputs
+        return self._loader(ArrayDataset(inputs, domain.labels(part)), OrderedBatches(domain.sizes()[part], EVAL_BATCH))
+
+    def features(self, model: TransferModel, role: str, part: str) -> tuple[torch.Tensor, torch.Tensor]:
+        """Returns what the model in eval mode makes of a split, (n, num_features), and the labels (n,)."""
+        if self.encoder is not None:
+            dataset = self.dataset(role, part)
+            return dataset.inputs.values, dataset.labels
+        training = model.training
+        model.eval()
+        domain = "source" if role in ("source", "reference") else "target"
+        features = torch.cat([model.encode(batch.inputs, domain) for batch in self.plain(role, part)])
+        model.train(training)
+        return features, self._domain(role).labels(part)
 
     def read(self) -> None:
         """Reads every split of every role, so that a file that cannot be read is said before training.
@@ -141,10 +174,11 @@ class TransferData(pl.LightningDataModule):
         Raises:
             UsageError: for a file that cannot be read, by its name.
         """
-        for role, domain in self.domains.items():
-            for part in domain.sizes():
-                if self.raw(role, part).inputs.slow:  # it will be decoded when its turn comes, which is too late
-                    check_readable(domain.samples.inputs.take(getattr(domain.split, part)), self.reading.cache)
+        wanted = [(role, domain, part) for role, domain in self.domains.items() for part in domain.sizes()]
+        wanted += [("unlabelled", self.pool, "train")] if self.pool else []
+        for role, domain, part in wanted:
+            if self.raw(role, part).inputs.slow:  # it will be decoded when its turn comes, which is too late
+                check_readable(domain.samples.inputs.take(getattr(domain.split, part)), self.reading.cache)
 
     def notices(self) -> list[str]:
         """Returns what a reader of a result should know about the data, by role."""
@@ -211,12 +245,12 @@ class TransferData(pl.LightningDataModule):
         rank, world = self._place()
         loaders = {}
         for role in self.train_on:
-            labels = self.domains[role].labels("train").numpy()
-            n, balance = len(labels), labels if self.reading.balanced else None
+            labels = self._domain(role).labels("train").numpy()
+            n, balance = len(labels), labels if self.reading.balanced and role != "unlabelled" else None
             if role == "target":
                 batches: Any = ShuffledBatches(n, self.batch_size, self.seed, rank, world, balance)
             else:
-                batches = CycledBatches(n, self.batch_size, self.steps, self.seed, rank, world, balance)
+                batches = CycledBatches(n, self.batch_size, self.steps, self.seed, rank, world, balance, role)
             batches.set_epoch(self.first_epoch)  # workers draw from it before Lightning says which epoch it is
             loaders[role] = self._loader(self.dataset(role, "train"), batches)
         return CombinedLoader(loaders, "min_size")
@@ -232,7 +266,9 @@ class TransferData(pl.LightningDataModule):
     def _evaluation(self, part: str) -> CombinedLoader:
         place = self._place()
         loaders = {
-            role: self._loader(self.dataset(role, part), OrderedBatches(domain.sizes()[part], EVAL_BATCH, *place))
-            for role, domain in self.domains.items()
+            role: self._loader(
+                self.dataset(role, part), OrderedBatches(self.domains[role].sizes()[part], EVAL_BATCH, *place)
+            )
+            for role in self.evaluate
         }
         return CombinedLoader(loaders, "sequential")

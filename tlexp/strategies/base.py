@@ -1,7 +1,7 @@
 """The contract of a strategy."""
 
 from collections.abc import Set
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
@@ -10,6 +10,7 @@ from tlexp.model import TransferModel
 
 if TYPE_CHECKING:
     from tlexp.data.pair import TransferData
+    from tlexp.task import TransferTask
 
 
 class Strategy(nn.Module):
@@ -37,3 +38,10 @@ class Strategy(nn.Module):
     def lr_scale(self, stage: Stage) -> float:
         """Returns what the base rate is multiplied by for a stage's parameters."""
         return 1.0
+
+    def start(self, task: "TransferTask", data: "TransferData") -> None:
+        """Changes the model once before the first step, all data being there; a run that goes on has it already."""
+
+    def carried(self) -> dict[str, Any]:
+        """Returns plain values that a checkpoint must bring along for its weights to be understood."""
+        return {}

@@ -1,0 +1,1 @@
+"""Further pulls on the model beside the two losses: a file each."""

@@ -1,0 +1,124 @@
+"""Co-tuning: the old output layer is tuned too, on the old classes that the new ones resemble."""
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from scipy.optimize import minimize_scalar
+from torch import Tensor
+
+from tlexp.model import TransferModel
+from tlexp.terms.base import Step, Term, mean, output_layer
+
+if TYPE_CHECKING:
+    from tlexp.data.pair import TransferData
+
+KINDS = ("direct", "reverse")
+
+
+class CoTuning(Term):
+    """Cross-entropy of the old output layer's predictions with p(old class | new class) (You et al. 2020).
+
+    The relationship R (new classes, old classes) is measured once on training examples as they are, with the network in
+    eval mode. `direct`: the mean of the calibrated old predictions over the examples of each new class. `reverse`: a
+    multinomial logistic regression from old predictions to new classes, its strength chosen on the validation split, is
+    asked about each old class and turned round by Bayes' rule. Old predictions are calibrated by a temperature on the
+    source's validation split, where the run knows the source and its classes are those of the old output layer.
+
+    Args:
+        name: the option's name.
+        weight: the authors use 2.3.
+        relationship: `direct` or `reverse`.
+
+    Raises:
+        UsageError: for another relationship, or where the start has no output layer.
+    """
+
+    looks_at_source = True
+    relation: Tensor
+    temperature: Tensor
+
+    def __init__(self, name: str, weight: float = 2.3, relationship: str = "direct") -> None:
+        super().__init__(name, weight)
+        self.require(relationship in KINDS, "relationship", relationship, f"choose one of {', '.join(KINDS)}")
+        self.relationship = relationship
+
+    def prepare(self, model: TransferModel, data: "TransferData") -> None:
+        """Takes the old output layer and makes room for what `start` measures."""
+        self.head = output_layer(self, model)
+        old = self.head(torch.zeros(1, model.backbone.num_features)).shape[1]
+        self.register_buffer("relation", torch.full((model.classes["target"], old), 1 / old))
+        self.register_buffer("temperature", torch.ones(()))
+
+    def start(self, model: TransferModel, data: "TransferData") -> None:
+        """Measures temperature and relationship."""
+        source = data.reference
+        if source is not None and len(source.samples.classes) == self.relation.shape[1]:
+            self.temperature.fill_(calibrated(*self._old_logits(model, data, "reference", "val")))
+        logits, labels = self._old_logits(model, data, "target", "train")
+        p, classes = (logits / self.temperature.cpu()).softmax(1).numpy(), len(self.relation)
+        if self.relationship == "direct":
+            found = direct(p, labels.numpy(), classes)
+        else:
+            logits, of_val = self._old_logits(model, data, "target", "val")
+            found = reverse(p, labels.numpy(), (logits / self.temperature.cpu()).softmax(1).numpy(), of_val.numpy())
+        self.relation.copy_(torch.from_numpy(found))
+
+    def _old_logits(self, model: TransferModel, data: "TransferData", role: str, part: str) -> tuple[Tensor, Tensor]:
+        """Returns the old output layer's logits (n, old classes) in double precision, and the labels (n,)."""
+        features, labels = data.features(model, role, part)
+        device = next(self.head.parameters()).device
+        with torch.no_grad():
+            return self.head(features.to(device)).double().cpu(), labels
+
+    def forward(self, model: TransferModel, step: Step) -> Tensor:
+        """Returns the cross-entropy of the old predictions on the target's batch."""
+        assert step.target is not None
+        labels, relation = step.target.labels, self.relation
+        wanted = relation[labels] if labels.ndim == 1 else labels.to(relation.dtype) @ relation
+        logs = self.head(step.target.features).float().log_softmax(1)
+        return mean(-(wanted * logs).sum(1), step.target)
+
+
+def direct(p: np.ndarray, labels: np.ndarray, classes: int) -> np.ndarray:
+    """Returns the mean (classes, old classes) of predictions p (n, old classes) over the examples of each class."""
+    return np.stack([p[labels == label].mean(0) for label in range(classes)])
+
+
+def reverse(p: np.ndarray, labels: np.ndarray, p_val: np.ndarray, labels_val: np.ndarray) -> np.ndarray:
+    """Returns p(old | new) (classes, old classes) from a classifier q(new | old), by Bayes' rule.
+
+    The classifier has no intercept; of 17 strengths of its penalty the one with the smallest loss on the validation
+    examples is taken, and its logits are calibrated there.
+    """
+    from sklearn.linear_model import LogisticRegression
+
+    fits = (LogisticRegression(C=c, fit_intercept=False, max_iter=5000) for c in np.logspace(-4, 4, 17))
+    scored: list[tuple[float, float, Any]] = []
+    for fit in fits:
+        fit.fit(p, labels)
+        temperature = calibrated(torch.from_numpy(_logits(fit, p_val)), torch.from_numpy(labels_val))
+        scored.append((_nll(_logits(fit, p_val) / temperature, labels_val), temperature, fit))
+    _, temperature, best = min(scored, key=lambda row: row[0])
+    of_old = torch.from_numpy(_logits(best, np.eye(p.shape[1])) / temperature).softmax(1).numpy()  # (old, new)
+    joint = of_old.T * p.mean(0)
+    found: np.ndarray = joint / joint.sum(1, keepdims=True)
+    return found
+
+
+def _logits(fit: Any, p: np.ndarray) -> np.ndarray:
+    scores: np.ndarray = fit.decision_function(p)
+    return np.stack([-scores / 2, scores / 2], 1) if scores.ndim == 1 else scores
+
+
+def _nll(logits: np.ndarray, labels: np.ndarray) -> float:
+    return float(torch.nn.functional.cross_entropy(torch.from_numpy(logits), torch.from_numpy(labels)))
+
+
+def calibrated(logits: Tensor, labels: Tensor) -> float:
+    """Returns the temperature in [0.05, 20] with the smallest loss of logits (n, classes) / T (Guo et al. 2017)."""
+
+    def loss(log_t: float) -> float:
+        return _nll((logits.double() / np.exp(log_t)).numpy(), labels.numpy())
+
+    return float(np.exp(minimize_scalar(loss, bounds=(np.log(0.05), np.log(20)), method="bounded").x))

@@ -1,0 +1,61 @@
+"""Distillation from the weights a run started from: learning without forgetting."""
+
+from typing import TYPE_CHECKING
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from tlexp.model import TransferModel
+from tlexp.terms.base import Frozen, Step, Term, mean, output_layer
+
+if TYPE_CHECKING:
+    from tlexp.data.pair import TransferData
+
+
+class Distill(Term):
+    """Keeps what the network said, or saw, of the target's inputs before it was adapted (Li and Hoiem 2016).
+
+    `logits`: KL(teacher || student) of softmax(. / T), times T^2 so that the weight does not depend on T; the student
+    is the moving backbone under the old output layer, which moves too. `features`: the mean squared difference of the
+    features. The teacher is a frozen copy of the start in eval mode and sees the same view in the same step.
+
+    Args:
+        name: the option's name.
+        weight: of the term.
+        kind: `logits` or `features`.
+        temperature: T.
+        kd_t2: whether the divergence is multiplied by T^2.
+
+    Raises:
+        UsageError: for a value outside its range, or `logits` where the start has no output layer.
+    """
+
+    def __init__(
+        self, name: str, weight: float = 1.0, kind: str = "logits", temperature: float = 2.0, kd_t2: bool = True
+    ) -> None:
+        super().__init__(name, weight)
+        self.require(kind in ("logits", "features"), "kind", kind, "choose one of logits, features")
+        self.require(temperature > 0, "temperature", temperature, "must be above 0")
+        self.kind, self.temperature, self.kd_t2 = kind, temperature, kd_t2
+
+    def prepare(self, model: TransferModel, data: "TransferData") -> None:
+        """Keeps the start."""
+        if self.kind == "logits":
+            self.head = output_layer(self, model)
+            self.old_head = Frozen(self.head)
+        self.teacher = Frozen(model.backbone)
+
+    def forward(self, model: TransferModel, step: Step) -> Tensor:
+        """Compares student and teacher on the target's batch."""
+        assert step.target is not None
+        before, now = self.teacher(step.target.inputs), step.target.features
+        if self.kind == "features":
+            return mean((now - before).float().pow(2).mean(1), step.target)
+        value = mean(divergence(self.head(now), self.old_head(before), self.temperature), step.target)
+        return value * self.temperature**2 if self.kd_t2 else value
+
+
+def divergence(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    """Returns KL(teacher || student) (batch,) of logits (batch, classes) at a temperature (Hinton et al. 2015)."""
+    ours, theirs = ((logits.float() / temperature).log_softmax(1) for logits in (student, teacher))
+    return F.kl_div(ours, theirs, reduction="none", log_target=True).sum(1)

@@ -1,0 +1,42 @@
+"""Minimum class confusion of unlabelled predictions."""
+
+from torch import Tensor
+
+from tlexp.model import TransferModel
+from tlexp.terms.base import Step, Term
+
+
+class MCC(Term):
+    """How much the classes of a batch's predictions overlap (Jin et al. 2020): 0 where each is sure.
+
+    With p = softmax(logits / T), each example weighed by 1 + exp(-entropy) to a mean of 1, the confusion p^T W p has
+    its rows normalised, and what is off its diagonal counts, divided by the number of classes. It needs no domain but
+    the target.
+
+    Args:
+        name: the option's name.
+        weight: the authors use 1.
+        temperature: T.
+
+    Raises:
+        UsageError: for a temperature that is not above 0.
+    """
+
+    needs_labels = False
+    needs_backbone = False
+
+    def __init__(self, name: str, weight: float = 1.0, temperature: float = 2.5) -> None:
+        super().__init__(name, weight)
+        self.require(temperature > 0, "temperature", temperature, "must be above 0")
+        self.temperature = temperature
+
+    def forward(self, model: TransferModel, step: Step) -> Tensor:
+        """Takes each process's own part of the batch."""
+        assert step.target is not None
+        p = (step.target.logits.float() / self.temperature).softmax(1)
+        entropy = -(p * p.clamp(min=1e-5).log()).sum(1).detach()
+        certainty = 1 + (-entropy).exp()
+        weights = len(p) * certainty / certainty.sum()
+        confusion = (p * weights[:, None]).T @ p
+        confusion = confusion / (confusion.sum(1, keepdim=True) + 1e-12)  # a class that nobody predicts has no row
+        return (confusion.sum() - confusion.trace()) / len(confusion)
