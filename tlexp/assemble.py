@@ -77,7 +77,7 @@ def assemble(config: Config) -> Parts:
     backbone = build_backbone(config, card)
     data = build_data(config, backbone, domains, train_on(config, terms), tuple(evaluated), cache)
     check_parts(config, data, processes, max([1, *(term.least for term in terms.values())]))
-    loaded, old_head = load_init(config, backbone, state)
+    loaded, old_head = load_init(config, backbone, state, card)
     model = build_model(config, backbone, {role: domains[role] for role in evaluated}, "source" in domains)
     model.old_head = old_head
     strategy: Strategy = build("strategy", config.strategy)

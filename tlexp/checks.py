@@ -5,7 +5,7 @@ import math
 
 import pytorch_lightning as pl
 
-from tlexp import metrics
+from tlexp import launch, metrics
 from tlexp.config import Config
 from tlexp.data.pair import TransferData
 from tlexp.errors import UsageError
@@ -91,6 +91,10 @@ def check_trainer(config: Config) -> None:
     for limit in ("limit_train_batches", "limit_val_batches", "limit_test_batches"):
         if config.trainer.get(limit) in (0, 0.0):
             raise UsageError(f"trainer.{limit}=0: leaves nothing to train on, choose by or test; use a number above 0")
+    if config.lr_find and launch.processes(config.trainer) > 1:
+        raise UsageError(
+            "lr_find=true: tries rates in one process; find one with trainer.devices=1, then give it as lr="
+        )
     if config.epochs < (every := config.trainer.get("check_val_every_n_epoch") or 1):
         raise UsageError(f"trainer.check_val_every_n_epoch={every}: {config.epochs} epochs end before it; use fewer")
 

@@ -181,6 +181,7 @@ class Config:
     split_seed: int = 0
     epochs: int = MISSING
     lr: float = MISSING
+    lr_find: bool = False
     batch_size: int = MISSING
     monitor: str = MISSING
     patience: int | None = None
@@ -255,6 +256,7 @@ class Config:
             init=pretrain.init,
             head="auto",
             norm="per_domain",
+            lr_find=False,
             allow_partial=False,
             seed=pretrain.seed,
             epochs=pretrain.epochs,

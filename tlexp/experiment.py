@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytorch_lightning as pl
 import torch
@@ -24,9 +24,13 @@ from tlexp.assemble import Parts, assemble, build
 from tlexp.checks import OWN
 from tlexp.config import Config
 from tlexp.errors import UsageError
+from tlexp.lr_find import find_lr
 from tlexp.model import TransferModel
 from tlexp.resume import LAST, LastCheckpoint, interrupted
 from tlexp.start import source_folder
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 def run(config: Config, folder: Path) -> float:
@@ -141,6 +145,10 @@ def train(config: Config, folder: Path, record: tracking.Record) -> None:
     with quiet():
         trainer = make_trainer(config, folder, callbacks, parts.task.phased)
         fit_started = time.perf_counter()
+        if config.lr_find:
+            trial = find_lr(parts.task, parts.data, trainer.strategy.root_device)
+            parts.task.lr = trial.lr
+            save(pictures.lr_trial(trial.rates, trial.losses, trial.lr), "lr_find.png", folder, record)
         if last and last.stopped:
             trainer.fit_loop.max_epochs = last.epoch
         trainer.fit(parts.task, datamodule=parts.data, ckpt_path=last and last.file)
@@ -220,6 +228,8 @@ def collect(
         "monitor": config.monitor,
         "best_epoch": best["epoch"],
         "epochs_run": len(history),
+        "lr": parts.task.lr,
+        **parts.task.strategy.found(),
         "test_examples": tested,
         "confusion_matrix": parts.task.confusion.tolist(),
         "config_hash": config.hash,
@@ -258,10 +268,15 @@ def publish(
         ("confusion_matrix.png", confusion),
         ("learning_curves.png", pictures.learning_curves(history, epoch)),
     ):
-        figure.savefig(folder / name, dpi=110)
-        record.artifact(folder / name, "pictures")
+        save(figure, name, folder, record)
     if config.tracking.log_checkpoint:
         record.artifact(folder / "best.ckpt")
+
+
+def save(figure: "Figure", name: str, folder: Path, record: tracking.Record) -> None:
+    """Keeps a picture in the folder and in the record."""
+    figure.savefig(folder / name, dpi=110)
+    record.artifact(folder / name, "pictures")
 
 
 def write_last(path: Path, content: dict[str, Any]) -> None:

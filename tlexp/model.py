@@ -66,7 +66,7 @@ class TransferModel(nn.Module):
         for domain, count in classes.items():
             with forked(seed, "head", domain):
                 self.heads[domain] = _head(backbone.num_features, count, head_hidden, head_dropout)
-        self.backbone_stages = [_inside("backbone.", stage) for stage in backbone.stages()]
+        self.backbone_stages = [stage.inside("backbone.") for stage in backbone.stages()]
         self.head_stages = [
             Stage(
                 HEAD if domain == "target" else SOURCE_HEAD,
@@ -218,16 +218,6 @@ def _head(width: int, count: int, hidden: int, dropout: float) -> nn.Module:
     layers += [nn.Dropout(dropout)] if dropout else []
     output = nn.Linear(hidden or width, count)
     return nn.Sequential(*layers, output) if layers else output
-
-
-def _inside(prefix: str, stage: Stage) -> Stage:
-    """Renames what a stage owns to where it lies inside a larger module."""
-    return replace(
-        stage,
-        parameters=tuple(prefix + name for name in stage.parameters),
-        buffers=tuple(prefix + name for name in stage.buffers),
-        modules=tuple((prefix + name).rstrip(".") for name in stage.modules),
-    )
 
 
 def _spans(stages: list[Stage]) -> dict[str, set[str]]:

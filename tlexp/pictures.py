@@ -58,6 +58,17 @@ def learning_curves(history: list[dict[str, Any]], kept_epoch: int) -> Figure:
     return figure
 
 
+def lr_trial(rates: NDArray[np.float64], losses: NDArray[np.float64], lr: float) -> Figure:
+    """Draws the smoothed losses (n,) of a trial at growing rates (n,), and the rate that was taken."""
+    figure = Figure(figsize=(5, 3.6), layout="constrained")
+    axes = figure.subplots()
+    axes.plot(rates, losses, color="#0072B2")
+    axes.axvline(lr, color="grey", linestyle=":", label=f"lr={lr:.2g}")
+    axes.set(xscale="log", xlabel="learning rate of the head", ylabel="loss, smoothed", title="lr_find")
+    axes.legend(fontsize=8)
+    return figure
+
+
 def data_report(domains: Mapping[str, Domain], facts: Mapping[str, Sequence[Facts]], pairs: Sequence[Twins]) -> Figure:
     """Draws, for each role, the classes by split and the sizes of its examples; below, what splits share."""
     most = max(len(domain.samples.classes) for domain in domains.values())

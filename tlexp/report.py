@@ -79,6 +79,7 @@ def start_facts(config: Config, parts: "Parts", trainer: pl.Trainer) -> dict[str
         "steps": f"{steps} in {trainer.max_epochs} epochs of {batches} batches, {images}",
         "resumed": f"after epoch {trainer.current_epoch}" if trainer.current_epoch else "",
         "device": f"{trainer.strategy.root_device}, precision {trainer.precision}",
+        "rate": f"{parts.task.lr:g}, found by a trial (lr_find.png)" if config.lr_find else "",
         "chooses": f"{config.monitor} keeps the checkpoint",
         "seeds": f"seed {config.seed}, split_seed {config.split_seed}, config {config.hash}",
     }
@@ -227,6 +228,8 @@ def show_end(config: Config, parts: "Parts", metrics: dict[str, Any], folder: Pa
     if "forgetting" in metrics:
         after, change = metrics["test/source/accuracy"], -metrics["forgetting"]
         console.print(f"source test accuracy {after:.4f}, {change:+.4f} since its own training")
+    for name, value in parts.task.strategy.found().items():
+        console.print(f"chosen by validation: {name} = {value:g}")
     uri = without_password(config.tracking.uri)
     lines = [f"weights: {parts.loaded}", f"folder: {folder}"]
     if uri is not None:

@@ -84,13 +84,16 @@ def checkpoint_path(config: Config) -> Path:
     return found
 
 
-def load_init(config: Config, backbone: Any, state: dict[str, torch.Tensor]) -> tuple[Loaded, nn.Module | None]:
+def load_init(
+    config: Config, backbone: Any, state: dict[str, torch.Tensor], card: dict[str, Any]
+) -> tuple[Loaded, nn.Module | None]:
     """Sets the backbone's weights as `init` says.
 
     Args:
         config: the run's configuration.
         backbone: what is changed.
         state: the tensors of the checkpoint that `init` means, if it means one.
+        card: what it says of itself.
 
     Returns:
         What was loaded, and the output layer that came along, if one did.
@@ -108,6 +111,10 @@ def load_init(config: Config, backbone: Any, state: dict[str, torch.Tensor]) -> 
         state, notes = backbone.pretrained_state()
     elif config.init == "source":
         origin = f"source {config.data.source and config.data.source['name']}"
+    if "adapters" in card:
+        from tlexp.strategies.peft import merged
+
+        state, notes = merged(backbone, state, card["adapters"]), [f"{card['adapters']['peft_type']} merged"]
     loaded = load_backbone(backbone, state, origin, config.allow_partial, notes)
     return loaded, output_layer(state, loaded.left_out, backbone.num_features)
 

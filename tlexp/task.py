@@ -91,7 +91,7 @@ class TransferTask(pl.LightningModule):
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         if data is not None and data.first_epoch == 0:  # one that goes on has it in its checkpoint
             self.strategy.start(self, data)
-            for term in self._terms():
+            for term in self.all_terms():
                 term.start(self.model, data)
 
     def on_train_epoch_start(self) -> None:
@@ -105,7 +105,7 @@ class TransferTask(pl.LightningModule):
         passed = self._passed(batch, batch_idx)
         losses = {role: self._loss(role, passed[role]) for role in self.loss_roles}
         objective = joint_objective(losses, self.alpha, self.form)
-        for term in self._terms():
+        for term in self.all_terms():
             objective = objective + self._pull(term, passed, batch_idx)
         return objective
 
@@ -143,7 +143,8 @@ class TransferTask(pl.LightningModule):
         self._count(role, loss, passed.logits, hard)
         return loss if passed.share == 1.0 else loss * passed.share
 
-    def _terms(self) -> list[Term]:
+    def all_terms(self) -> list[Term]:
+        """Returns what else pulls."""
         return [term for term in self.terms.values() if isinstance(term, Term)]
 
     def _pull(self, term: Term, passed: dict[str, Passed], batch_idx: int) -> Tensor:
@@ -164,7 +165,7 @@ class TransferTask(pl.LightningModule):
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Lets terms follow what the optimizer has done."""
-        for term in self._terms():
+        for term in self.all_terms():
             term.after_step(self.model)
 
     @torch.no_grad()
@@ -195,7 +196,7 @@ class TransferTask(pl.LightningModule):
     def build_optimizer(self) -> Optimizer:
         """Puts every parameter that ever moves into exactly one named group."""
         groups = parameter_groups(self.model, self.strategy, self.lr, self.epochs)
-        for term in self._terms():
+        for term in self.all_terms():
             if own := [p for p in term.parameters() if p.requires_grad]:
                 groups.append({"params": own, "name": f"terms.{term.name}", "lr": self.lr})
         return self.make_optimizer(groups, lr=self.lr)

@@ -1,8 +1,8 @@
 """The contract of a backbone, and how tensors and modules are grouped into stages."""
 
 import json
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any, ClassVar, Protocol
 
 import torch
@@ -127,6 +127,28 @@ class Stage:
     parameters: tuple[str, ...]
     buffers: tuple[str, ...]
     modules: tuple[str, ...]
+
+    def inside(self, prefix: str) -> "Stage":
+        """Returns the stage with its names as they are inside a larger module."""
+        return replace(
+            self,
+            parameters=tuple(prefix + name for name in self.parameters),
+            buffers=tuple(prefix + name for name in self.buffers),
+            modules=tuple((prefix + name).rstrip(".") for name in self.modules),
+        )
+
+    def parted(self, chosen: Collection[str], suffix: str) -> list["Stage"]:
+        """Returns the stage in two: what is not chosen of its parameters, and `name/suffix` with those that are.
+
+        The second one also takes buffers and modules, so that it sets the mode; where nothing is chosen, the stage is
+        returned as it is.
+        """
+        own = tuple(name for name in self.parameters if name in chosen)
+        if not own:
+            return [self]
+        rest = tuple(name for name in self.parameters if name not in chosen)
+        name = f"{self.name}/{suffix}"
+        return [replace(self, parameters=rest, buffers=(), modules=()), replace(self, name=name, parameters=own)]
 
 
 class Backbone(Protocol):

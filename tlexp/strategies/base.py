@@ -42,6 +42,10 @@ class Strategy(nn.Module):
     def start(self, task: "TransferTask", data: "TransferData") -> None:
         """Changes the model once before the first step, all data being there; a run that goes on has it already."""
 
+    def found(self) -> dict[str, float]:
+        """Returns what the strategy chose by itself, for the record."""
+        return {}
+
     def carried(self) -> dict[str, Any]:
         """Returns plain values that a checkpoint must bring along for its weights to be understood."""
         return {}

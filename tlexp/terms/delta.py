@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from tlexp.backbones.base import Stage
 from tlexp.errors import UsageError
 from tlexp.model import TransferModel
-from tlexp.probe import logistic
+from tlexp.probe import logistic_path
 from tlexp.terms.base import Frozen, Step, Term, moving, world_size
 
 if TYPE_CHECKING:
@@ -119,7 +119,7 @@ class Delta(Term):
             return
         features, labels = data.features(model, "target", "train")
         n = min(self.examples or len(labels), len(labels))
-        probe = logistic(features, labels, model.classes["target"], c=1.0)
+        probe = next(logistic_path(features, labels, model.classes["target"], [1.0]))
         device = next(model.parameters()).device
         batches = [batch for batch in data.plain("target", "train") if len(batch.labels)]
 

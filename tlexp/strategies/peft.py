@@ -1,0 +1,153 @@
+"""Adapters of the library peft: LoRA and its relatives, inside a backbone that stays as it is."""
+
+import copy
+import json
+from collections.abc import Mapping, Sequence, Set
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor, nn
+
+from tlexp.backbones.base import Stage, group_stages
+from tlexp.backbones.weights import load_backbone
+from tlexp.errors import UsageError
+from tlexp.model import TransferModel
+from tlexp.strategies.base import Strategy
+
+if TYPE_CHECKING:
+    from tlexp.data.pair import TransferData
+
+# What attention's queries and values are called, BERT first; timm and Swin have one layer for all three.
+ATTENTION = (("query", "value"), ("q_lin", "v_lin"), ("query_proj", "value_proj"), ("q_proj", "v_proj"), ("qkv",))
+
+
+class Peft(Strategy):
+    """Trains adapters and the heads; the backbone's own weights stay to the bit (LoRA: Hu et al. 2022).
+
+    A layer W becomes W + (lora_alpha / r) B A with B = 0 at first, so that the network starts as what it was. A
+    checkpoint of such a run starts another one with its adapters merged into the weights.
+
+    Args:
+        name: the option's name.
+        adapter: a configuration of peft for a tuner that is injected into layers, without its targets.
+        targets: names of the layers, as they end; `auto` takes attention's queries and values.
+
+    Raises:
+        UsageError: in `prepare`, where no such layer is there or peft refuses.
+    """
+
+    def __init__(self, name: str, adapter: Any, targets: str | Sequence[str] = "auto") -> None:
+        super().__init__(name)
+        self.adapter, self.targets = adapter, targets
+
+    def prepare(self, model: TransferModel, data: "TransferData") -> None:
+        """Injects the adapters and parts each stage into its weights, which stay, and its adapters."""
+        backbone = model.backbone
+        self.adapter.target_modules = self._targets(backbone)
+        stages, own = injected(backbone, backbone.stages(), self.adapter, self.name)
+        adapters = {f"backbone.{name}" for name in own}
+        model.regroup([part for stage in stages for part in stage.inside("backbone.").parted(adapters, "adapter")])
+        self._moving = {stage.name for stage in model.stages if adapters & set(stage.parameters)}
+        self._moving |= {stage.name for stage in model.head_stages}
+
+    def _targets(self, backbone: nn.Module) -> list[str]:
+        if self.targets != "auto":
+            return [self.targets] if isinstance(self.targets, str) else list(self.targets)
+        last = {name.rpartition(".")[2] for name, child in backbone.named_modules() if isinstance(child, nn.Linear)}
+        for family in ATTENTION:
+            if set(family) <= last:
+                return list(family)
+        looked = " or ".join("+".join(family) for family in ATTENTION)
+        names = ", ".join(sorted(name for name in last if name and not name.isdigit())[:8]) or "none with a name"
+        rule = f"looked for linear layers called {looked}; this backbone's linear layers: {names}"
+        raise UsageError(f"strategy={self.name}: {rule}; name layers by strategy.targets=[...]")
+
+    def trainable(self, epoch: int) -> Set[str]:
+        """The adapters and the heads, in every epoch."""
+        return self._moving
+
+    def carried(self) -> dict[str, Any]:
+        """Returns what the adapters in the checkpoint are."""
+        return {"adapters": plain(self.adapter)}
+
+
+def injected(backbone: nn.Module, stages: list[Stage], adapter: Any, name: str) -> tuple[list[Stage], set[str]]:
+    """Injects adapters; returns the stages under the names that tensors now have, and the names of the adapters.
+
+    Args:
+        backbone: what is changed.
+        stages: of the backbone as it was.
+        adapter: peft's configuration.
+        name: of the strategy, for messages.
+
+    Raises:
+        UsageError: where peft refuses, or matches nothing.
+    """
+    from peft import inject_adapter_in_model
+
+    before = _tensors(backbone)
+    stage_of_tensor = {id(before[n]): stage.name for stage in stages for n in (*stage.parameters, *stage.buffers)}
+    try:
+        inject_adapter_in_model(adapter, backbone)
+    except Exception as error:  # each tuner has its own ways to refuse
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise UsageError(f"strategy={name}: peft refuses {type(adapter).__name__}: {reason}") from error
+    after = _tensors(backbone)
+    known = {n: stage_of_tensor[id(tensor)] for n, tensor in after.items() if id(tensor) in stage_of_tensor}
+    stage_of = {n: known.get(n) or _nearest(n, known) for n in after}
+    own = {n for n, _ in backbone.named_parameters() if n not in known}
+    if not own:
+        raise UsageError(f"strategy={name}: {type(adapter).__name__} adds nothing that trains to this backbone")
+    return group_stages(backbone, stage_of, [stage.name for stage in stages]), own
+
+
+def merged(backbone: nn.Module, state: Mapping[str, Tensor], adapters: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Returns the tensors of a checkpoint with its adapters merged into the weights, under a backbone's own names.
+
+    Args:
+        backbone: without adapters; it is left as it is.
+        state: the checkpoint's tensors.
+        adapters: what its card says of them.
+
+    Raises:
+        UsageError: where they do not fit the backbone, or cannot be merged.
+    """
+    from peft import get_peft_config
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    changed: Any = copy.deepcopy(backbone)
+    injected(changed, changed.stages(), get_peft_config(dict(adapters)), "peft")
+    load_backbone(changed, state, "a checkpoint with adapters", allow_partial=False)
+    try:
+        for module in changed.modules():
+            if isinstance(module, BaseTunerLayer):
+                module.merge()
+    except Exception as error:  # see above
+        raise UsageError(f"init: the adapters of the checkpoint cannot be merged ({error})") from error
+    tensors = {name.replace(".base_layer.", "."): tensor for name, tensor in changed.state_dict().items()}
+    heads = {name: tensor for name, tensor in state.items() if ".heads." in name}
+    return heads | {name: tensors[name] for name in backbone.state_dict()}
+
+
+def plain(adapter: Any) -> dict[str, Any]:
+    """Returns a configuration of peft as plain values."""
+    content: dict[str, Any] = json.loads(json.dumps(adapter.to_dict(), default=_listed))
+    return content
+
+
+def _listed(value: object) -> object:
+    return sorted(value) if isinstance(value, set | frozenset) else str(value)
+
+
+def _tensors(module: nn.Module) -> dict[str, Tensor]:
+    return {**dict(module.named_parameters()), **dict(module.named_buffers())}
+
+
+def _nearest(name: str, known: Mapping[str, str]) -> str:
+    """Returns the stage of the innermost module around a tensor in which there are others."""
+    place = name
+    while place:
+        place = place.rpartition(".")[0]
+        for other, stage in known.items():
+            if other.startswith(f"{place}." if place else ""):
+                return stage
+    raise AssertionError("a backbone has tensors")
