@@ -37,6 +37,7 @@ atexit.register(shutil.rmtree, CACHE, ignore_errors=True)
 STRATEGIES = sorted(path.stem for path in (CONF / "strategy").glob("*.yaml"))
 # Options under which a strategy with phases goes through them in the few epochs of a test.
 PHASES = {"lp_ft": ("strategy.probe_epochs=1",), "gradual_unfreezing": ("strategy.epochs_per_stage=1",)}
+TERMS = sorted(path.stem for path in (CONF / "terms").glob("*.yaml"))
 FILES = ROOT / "tests/files"
 # A network with BatchNorm, one with dropout and one without of the image zoos, and a text encoder on texts.
 BACKBONES = {
@@ -55,6 +56,22 @@ BACKBONES = {
         "data.shots=5",
     ),
 }
+
+
+# Layers for adapters where there is no attention.
+TARGETS = {
+    "small_cnn": "[stage1.1.0,stage2.1.0]",
+    "small_cnn_batchnorm": "[stage1.1.0,stage2.1.0]",
+    "timm_resnet": "[downsample.1]",
+    "torchvision_resnet": "[conv1,conv2]",
+    "torchvision_alexnet": "[features.3,features.6]",
+}
+
+
+def options_of(strategy: str, backbone: str = "small_cnn") -> tuple[str, ...]:
+    """Returns what a strategy needs on a backbone so that it does in a short test what it is for."""
+    adapters = strategy in ("lora", "peft") and backbone in TARGETS
+    return (*PHASES.get(strategy, ()), *([f"strategy.targets={TARGETS[backbone]}"] if adapters else []))
 
 
 def compose(*overrides: str, root: Path = ROOT) -> Config:

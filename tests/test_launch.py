@@ -13,7 +13,7 @@ import torch
 import yaml
 from mlflow import MlflowClient
 
-from tests.conftest import BACKBONES, PHASES, QUICK, ROOT, STRATEGIES, command, compose, weights
+from tests.conftest import BACKBONES, QUICK, ROOT, STRATEGIES, command, compose, options_of, weights
 from tlexp import experiment, launch
 from tlexp.assemble import assemble
 from tlexp.errors import UsageError
@@ -43,7 +43,7 @@ def close(a: Path, b: Path) -> bool:
 
 # Every strategy, alone, with a shared head and, where the source can then be reached, with two.
 CASES = {
-    f"{strategy}-{'-'.join(extra)}": (f"strategy={strategy}", *PHASES.get(strategy, ()), *extra)
+    f"{strategy}-{'-'.join(extra)}": (f"strategy={strategy}", *options_of(strategy), *extra)
     for strategy in STRATEGIES
     for extra in (("alpha=0",), ("alpha=0.5",), ("alpha=0.5", "head=two", "objective.allow_inert_alpha=true"))
     if (strategy, len(extra)) != ("linear_probe", 3)

@@ -13,7 +13,7 @@ import torch
 from filelock import FileLock
 from mlflow import MlflowClient
 
-from tests.conftest import BACKBONES, PHASES, QUICK, ROOT, STRATEGIES, command, compose, differing
+from tests.conftest import BACKBONES, QUICK, ROOT, STRATEGIES, command, compose, differing, options_of
 from tlexp import experiment, resume
 from tlexp.errors import UsageError
 
@@ -63,7 +63,7 @@ def twice(config, folder, monkeypatch, epochs=2):
 )
 def test_every_strategy_goes_on_as_if_nothing_had_happened(tmp_path, monkeypatch, strategy, backbone):
     """Weights, statistics, rates and history are equal to the bit: BatchNorm, dropout and both domains included."""
-    options = (*RUN, f"strategy={strategy}", *PHASES.get(strategy, ()), *BACKBONES[backbone], "batch_size=6")
+    options = (*RUN, f"strategy={strategy}", *options_of(strategy, backbone), *BACKBONES[backbone], "batch_size=6")
     straight, broken = twice(compose(*options, root=tmp_path), tmp_path, monkeypatch)
     assert not differing(kept(straight), kept(broken))
     assert result(straight) == result(broken)

@@ -99,6 +99,7 @@ def assemble(config: Config) -> Parts:
             data.reference = domains["source"] if "source" in domains else read_domain(config, "source", cache)
         with forked(config.seed, "terms", term.name):
             term.prepare(model, data)
+    data.views = max([1, *(term.views for term in terms.values())])
     model.old_head = None  # those who wanted it have a copy
     task = build_task(config, model, strategy, {role: domains[role] for role in evaluated}, epochs, terms)
     optimizer = task.build_optimizer()

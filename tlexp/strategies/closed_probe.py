@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from tlexp.backbones.base import Stage
 from tlexp.errors import UsageError
 from tlexp.model import TransferModel
-from tlexp.probe import logistic_path
+from tlexp.probe import Logistic
 from tlexp.strategies.heads_only import HeadsOnly
 
 if TYPE_CHECKING:
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 
 
 class ClosedProbe(HeadsOnly):
-    """Solves the target's head by L-BFGS on features without augmentation, once for each of `steps` penalties.
+    """Solves the target's head on features without augmentation, by L-BFGS for each of `steps` penalties.
 
-    The one with the smallest loss on the validation split is kept (Kumar et al. 2022 do so with 100). With one head the
-    source's examples count too, alpha times their mean. The head then goes through an epoch at rate 0, which leaves it
-    as it is and measures it as every other run.
+    The one with the smallest loss on the validation split is solved to the end (Kumar et al. 2022 do so with 100). With
+    one head the source's examples count too, alpha times their mean. The head then goes through an epoch at rate 0,
+    which leaves it as it is and measures it as every other run.
 
     Args:
         name: the option's name.
@@ -72,17 +72,12 @@ class ClosedProbe(HeadsOnly):
             _weights(own, criterion.weights, weight * n)
             for (_, own), criterion, (_, weight) in zip(parts, criteria, rows, strict=True)
         ]
+        problem = Logistic(features, labels, task.model.classes["target"], np.concatenate(weights))
         at, of_val = data.features(task.model, "target", "val")
-        classes, best = task.model.classes["target"], math.inf
-        for c, layer in zip(
-            self.cs, logistic_path(features, labels, classes, self.cs, np.concatenate(weights)), strict=True
-        ):
-            with torch.no_grad():
-                loss = float(F.cross_entropy(layer(at), of_val))
-            if loss < best:
-                best, kept = loss, layer
-                self.c.fill_(float(c))
-        task.model.heads["target"].load_state_dict(kept.state_dict())
+        with torch.no_grad():
+            losses = [float(F.cross_entropy(layer(at), of_val)) for layer in problem.path(self.cs)]
+        self.c.fill_(float(self.cs[int(np.argmin(losses))]))
+        task.model.heads["target"].load_state_dict(problem.at(float(self.c)).state_dict())
 
     def found(self) -> dict[str, float]:
         """Returns the inverse strength that was chosen."""

@@ -149,6 +149,11 @@ def mean(values: Tensor, passed: Passed) -> Tensor:
     return values.mean() * passed.share
 
 
+def single(x: Tensor) -> Tensor:
+    """Returns a tensor in single precision at least, whatever the rest of the step has."""
+    return x if x.dtype == torch.float64 else x.float()
+
+
 def world_size() -> int:
     """Returns over how many processes gradients are averaged."""
     return torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from tlexp.model import TransferModel
-from tlexp.terms.base import Step, Term
+from tlexp.terms.base import Step, Term, single
 
 if TYPE_CHECKING:
     from tlexp.data.pair import TransferData
@@ -44,5 +44,5 @@ class BSS(Term):
         """Takes singular values in single precision: the Gram matrix would square their condition number."""
         assert step.target is not None
         with torch.autocast(step.target.features.device.type, enabled=False):
-            values: Tensor = torch.linalg.svdvals(step.target.features.float())
+            values: Tensor = torch.linalg.svdvals(single(step.target.features))
         return values[-self.k :].pow(2).sum()

@@ -3,7 +3,7 @@
 from torch import Tensor
 
 from tlexp.model import TransferModel
-from tlexp.terms.base import Step, Term
+from tlexp.terms.base import Step, Term, single
 
 
 class Coral(Term):
@@ -32,7 +32,7 @@ class Coral(Term):
         """Compares each process's own parts of the batches."""
         assert step.target is not None
         assert step.source is not None
-        source, target = step.source.features.float(), step.target.features.float()
+        source, target = single(step.source.features), single(step.target.features)
         difference = (covariance(source) - covariance(target)).pow(2)
         if self.kind == "covariance":
             return difference.sum() / (4 * source.shape[1] ** 2)

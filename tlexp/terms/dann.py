@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tlexp.model import TransferModel
-from tlexp.terms.base import Passed, Step, Term
+from tlexp.terms.base import Passed, Step, Term, single
 
 if TYPE_CHECKING:
     from tlexp.data.pair import TransferData
@@ -126,7 +126,7 @@ class CDAN(DANN):
         assert step.target is not None
         assert step.source is not None
         both: list[Passed] = [step.source, step.target]
-        predictions = [passed.logits.detach().float().softmax(1) for passed in both]
+        predictions = [single(passed.logits.detach()).softmax(1) for passed in both]
         features, g = torch.cat([passed.features for passed in both]), torch.cat(predictions)
         f = Reversal.apply(features, grl_lambda(step.progress, self.steepness))
         if self.projected:

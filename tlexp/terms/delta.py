@@ -11,11 +11,14 @@ from torch import Tensor, nn
 from tlexp.backbones.base import Stage
 from tlexp.errors import UsageError
 from tlexp.model import TransferModel
-from tlexp.probe import logistic_path
+from tlexp.probe import Logistic
 from tlexp.terms.base import Frozen, Step, Term, moving, world_size
 
 if TYPE_CHECKING:
     from tlexp.data.pair import TransferData
+
+
+BESIDE = ("downsample", "shortcut")  # what residual networks call a way around their layers
 
 
 class Maps:
@@ -119,7 +122,7 @@ class Delta(Term):
             return
         features, labels = data.features(model, "target", "train")
         n = min(self.examples or len(labels), len(labels))
-        probe = next(logistic_path(features, labels, model.classes["target"], [1.0]))
+        probe = Logistic(features, labels, model.classes["target"]).at(1.0)
         device = next(model.parameters()).device
         batches = [batch for batch in data.plain("target", "train") if len(batch.labels)]
 
@@ -184,6 +187,7 @@ def chosen_layers(model: TransferModel) -> list[str]:
             continue
         own = [name.removeprefix("backbone.") for name in stage.modules]
         convolutions = [name for name in own if isinstance(modules[name], nn.Conv1d | nn.Conv2d | nn.Conv3d)]
+        convolutions = [name for name in convolutions if not any(beside in name for beside in BESIDE)]
         layers += convolutions[-1:] or _tops(stage, own)
     if not layers:
         looked = "the last convolution of each stage after the first, or a module that is the whole stage"

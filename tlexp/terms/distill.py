@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tlexp.model import TransferModel
-from tlexp.terms.base import Frozen, Step, Term, mean, output_layer
+from tlexp.terms.base import Frozen, Step, Term, mean, output_layer, single
 
 if TYPE_CHECKING:
     from tlexp.data.pair import TransferData
@@ -50,12 +50,12 @@ class Distill(Term):
         assert step.target is not None
         before, now = self.teacher(step.target.inputs), step.target.features
         if self.kind == "features":
-            return mean((now - before).float().pow(2).mean(1), step.target)
+            return mean(single(now - before).pow(2).mean(1), step.target)
         value = mean(divergence(self.head(now), self.old_head(before), self.temperature), step.target)
         return value * self.temperature**2 if self.kd_t2 else value
 
 
 def divergence(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
     """Returns KL(teacher || student) (batch,) of logits (batch, classes) at a temperature (Hinton et al. 2015)."""
-    ours, theirs = ((logits.float() / temperature).log_softmax(1) for logits in (student, teacher))
+    ours, theirs = ((single(logits) / temperature).log_softmax(1) for logits in (student, teacher))
     return F.kl_div(ours, theirs, reduction="none", log_target=True).sum(1)

@@ -3,7 +3,7 @@
 from torch import Tensor
 
 from tlexp.model import TransferModel
-from tlexp.terms.base import Step, Term
+from tlexp.terms.base import Step, Term, single
 
 
 class MCC(Term):
@@ -33,7 +33,7 @@ class MCC(Term):
     def forward(self, model: TransferModel, step: Step) -> Tensor:
         """Takes each process's own part of the batch."""
         assert step.target is not None
-        p = (step.target.logits.float() / self.temperature).softmax(1)
+        p = (single(step.target.logits) / self.temperature).softmax(1)
         entropy = -(p * p.clamp(min=1e-5).log()).sum(1).detach()
         certainty = 1 + (-entropy).exp()
         weights = len(p) * certainty / certainty.sum()

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from tlexp.model import TransferModel
-from tlexp.terms.base import Step, Term
+from tlexp.terms.base import Step, Term, single
 
 
 class MMD(Term):
@@ -38,7 +38,7 @@ class MMD(Term):
         """Compares each process's own parts of the batches."""
         assert step.target is not None
         assert step.source is not None
-        source, target = step.source.features.float(), step.target.features.float()
+        source, target = single(step.source.features), single(step.target.features)
         both = torch.cat([source, target])
         distances = torch.cdist(both, both, compute_mode="donot_use_mm_for_euclid_dist").pow(2)
         scale = distances.detach().mean().clamp(min=torch.finfo(torch.float32).tiny)

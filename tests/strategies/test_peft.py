@@ -1,0 +1,120 @@
+"""Adapters: the network is what it was at first, its weights stay, and a checkpoint starts other runs."""
+
+import shutil
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from transformers import BertConfig
+
+from tests.conftest import BACKBONES, FILES, assemble, compose, differing, fit, options_of, random_inputs, state
+from tlexp.errors import UsageError
+
+FEW = ("data.source.classes=[0,1,2]", "data.target.classes=[0,1,2]", "batch_size=6", "data.test_fraction=0.9")
+FAMILIES = ["bert", "timm_vit", "timm_resnet", "small_cnn_batchnorm"]
+RUN = (*FEW, "init=random", "epochs=2", "alpha=0.5", "lr=0.02")
+
+
+def run_of(backbone, *options):
+    return (*RUN, *BACKBONES[backbone], "batch_size=6", *options)
+
+
+@pytest.mark.parametrize("backbone", FAMILIES)
+def test_at_first_it_is_the_network_that_it_was_and_merging_changes_nothing(answer, backbone):
+    """The merged checkpoint is all that another run starts from: adapters are in the weights, the head is along."""
+    lora = ("strategy=lora", *options_of("lora", backbone))
+    plain = assemble(compose(*run_of(backbone))).task.model.eval()
+    first = assemble(compose(*run_of(backbone, *lora))).task.model.eval()
+    x = random_inputs(plain.backbone.input, 6)
+    assert torch.equal(plain.backbone(x), first.backbone(x))
+    assert torch.equal(plain(x), first(x)), "the head is that of every other strategy"
+
+    trained = answer(*run_of(backbone, *lora))
+    with_adapters = assemble(compose(*run_of(backbone, *lora))).task
+    with_adapters.load_state_dict(torch.load(trained["checkpoint"], weights_only=True)["state_dict"])
+    again = assemble(compose(*run_of(backbone, f"init={trained['checkpoint']}")))
+    ours, theirs = again.task.model.eval().backbone(x), with_adapters.model.eval().backbone(x)
+    assert not torch.allclose(ours, plain.backbone(x), atol=1e-4)
+    assert (ours - theirs).abs().max() < 1e-5
+    assert again.loaded.loaded == again.loaded.total
+    assert again.loaded.notes == ("LORA merged",)
+    assert again.loaded.left_out == ("model.heads.target.weight", "model.heads.target.bias")
+
+
+@pytest.mark.parametrize("tuner", ["LoraConfig", "LoHaConfig", "LoKrConfig", "IA3Config", "OFTConfig"])
+def test_any_tuner_that_is_injected_goes_the_same_way(answer, tuner):
+    options = {
+        "IA3Config": ("+strategy.adapter.feedforward_modules=[]",),
+        "OFTConfig": ("+strategy.adapter.oft_block_size=8",),
+    }
+    run = ("strategy=peft", f"strategy.adapter._target_=peft.{tuner}", *options.get(tuner, ()))
+    before = state(assemble(compose(*run_of("bert", *run))).task.model)
+    trained = answer(*run_of("bert", *run))
+    after = torch.load(trained["checkpoint"], weights_only=True)["state_dict"]
+    frozen = {name for name in before if "base_layer" in name}
+    assert len(frozen) == 8
+    assert not {name for name in frozen if not torch.equal(before[name], after[f"model.{name}"])}
+    again = assemble(compose(*run_of("bert", f"init={trained['checkpoint']}")))
+    assert again.loaded.loaded == again.loaded.total
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated")  # of peft on transformers
+def test_lora_trains_as_many_parameters_as_the_library_does(tmp_path):
+    """BERT-base, queries and values, r = 8: 294,912 and a head of 1,538."""
+    for file in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(FILES / "tiny_bert" / file, tmp_path)
+    BertConfig().save_pretrained(tmp_path)
+    bert = ("backbone=text", f"backbone.name={tmp_path}", "backbone.pooling=cls", "init=random", "batch_size=4")
+    texts = ("data=table", f"data.target.root={FILES / 'reports.csv'}", "data.target.classes=[0,1]", "data.shots=5")
+    parts = assemble(compose(*bert, *texts, "strategy=lora"))
+    assert sum(p.numel() for p in parts.task.model.parameters() if p.requires_grad) == 294_912 + 1_538
+    plain = assemble(compose(*bert, *texts)).task.model.backbone.body
+    theirs = get_peft_model(plain, LoraConfig(r=8, target_modules=["query", "value"]))
+    assert theirs.get_nb_trainable_parameters()[0] == 294_912
+
+
+@pytest.mark.parametrize("backbone", FAMILIES)
+def test_every_adapter_moves_and_every_weight_stays(backbone):
+    run = run_of(backbone, "strategy=lora", *options_of("lora", backbone))
+    before = state(assemble(compose(*run)).task.model)
+    parts, trainer = fit(compose(*run))
+    changed = differing(before, state(parts.task.model))
+    adapters = {name for name in before if "lora_" in name}
+    assert adapters
+    assert changed == adapters | {name for name in before if name.startswith("heads.")}
+    assert not set(trainer.optimizers[0].state) - set(parts.task.model.parameters())
+
+
+def test_gradient_checkpointing_changes_no_gradient():
+    """Also where the embeddings below are frozen, so that no input of the first layer has a gradient."""
+
+    def gradients(*options):
+        run = run_of("bert", "strategy=lora", "strategy.adapter.lora_dropout=0", "backbone.dropout=0", *options)
+        parts = assemble(compose(*run))
+        parts.task.train()
+        parts.task.training_step(next(iter(parts.data.train_dataloader()))[0], 0).backward()
+        return {name: p.grad for name, p in parts.task.model.named_parameters() if p.requires_grad}
+
+    plain, saving = gradients(), gradients("backbone.gradient_checkpointing=true")
+    assert plain.keys() == saving.keys()
+    for name, gradient in plain.items():
+        assert gradient is not None, name
+        assert torch.allclose(gradient, saving[name], atol=1e-6), name
+        assert gradient.any() or "lora_A" in name, "B = 0 at first lets nothing through to A"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("strategy=lora",), "looked for linear layers called query.value or q_lin.v_lin .* or qkv; this backbone's"),
+        (("strategy=lora", "strategy.targets=[conv9]"), "peft refuses LoraConfig: Target modules .*conv9"),
+        (
+            ("strategy=peft", *BACKBONES["bert"], "batch_size=6", "strategy.adapter._target_=peft.PrefixTuningConfig"),
+            "peft refuses PrefixTuningConfig: .*prompt learning",
+        ),
+        (("strategy=peft", "+strategy.adapter.rank=4"), "strategy: .* cannot be built"),
+    ],
+)
+def test_what_cannot_work_names_what_was_looked_for(options, message):
+    with pytest.raises(UsageError, match=message):
+        assemble(compose("init=random", *options))

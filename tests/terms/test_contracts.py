@@ -1,0 +1,311 @@
+"""The contracts of every term: off is off, teachers stay, what it trains has a group, and a stop changes nothing."""
+
+import pytest
+import pytorch_lightning as pl
+import torch
+
+from tests.conftest import BACKBONES, TERMS, assemble, compose, differing, fit, state, weights
+from tests.test_resume import RUN, kept, result, twice
+from tlexp.data.batches import Batch
+from tlexp.errors import UsageError
+from tlexp.terms.base import Passed, Step
+
+FEW = ("data.source.classes=[0,1,2]", "data.target.classes=[0,1,2]", "batch_size=6", "data.test_fraction=0.9")
+DECAY = "optimizer.weight_decay=0.01"  # which two of the options set to 0
+
+
+@pytest.fixture(scope="module")
+def starts(tmp_path_factory):
+    """A checkpoint for each backbone: some terms need the output layer that came with the weights."""
+    folder, made = tmp_path_factory.mktemp("starts"), {}
+
+    def start(backbone):
+        if backbone not in made:
+            parts = assemble(compose(*FEW, *BACKBONES[backbone], "batch_size=6", "init=random", "seed=7"))
+            made[backbone] = folder / f"{backbone}.ckpt"
+            torch.save({"state_dict": parts.task.state_dict()}, made[backbone])
+        return f"init={made[backbone]}"
+
+    return start
+
+
+@pytest.fixture(scope="module")
+def ends(starts):
+    """Where training without terms ends, for each backbone."""
+    made = {}
+
+    def end(backbone):
+        if backbone not in made:
+            parts, _ = fit(compose(*run_of("terms=[]", backbone, starts, "seed=3", "epochs=1")))
+            made[backbone] = state(parts.task.model)
+        return made[backbone]
+
+    return end
+
+
+class Start(pl.Callback):
+    """Takes what terms keep before the first step."""
+
+    def on_train_start(self, trainer, task):
+        self.terms = state(task.terms)
+
+
+def run_of(term, backbone, starts, *options):
+    return (
+        *FEW,
+        *BACKBONES[backbone],
+        "batch_size=6",
+        starts(backbone),
+        "epochs=2",
+        "alpha=0.5",
+        DECAY,
+        *options,
+        term,
+    )
+
+
+def test_terms_there_are():
+    named = "bi_tuning bss cdan co_tuning coral dann delta distill l2_sp mcc mmd"
+    assert named.split() == TERMS
+
+
+@pytest.mark.parametrize("term", TERMS)
+def test_without_weight_a_term_is_not_there(answer, starts, term):
+    """To the bit, and to the last stream of chance."""
+    run = run_of("terms=[]", "small_cnn_batchnorm", starts)
+    plain = answer(*run)
+    off = answer(*run[:-1], f"terms=[{term}]", f"terms.{term}.weight=0")
+    assert not differing(weights(plain["folder"]), weights(off["folder"]))
+    assert plain["test/target/nll"] == off["test/target/nll"]
+
+
+@pytest.mark.parametrize("backbone", ["small_cnn_batchnorm", "timm_resnet", "timm_vit", "bert"])
+@pytest.mark.parametrize("term", TERMS)
+def test_it_pulls_and_what_it_remembers_stays(starts, ends, term, backbone):
+    """The model goes another way than without; frozen copies do not, and own parameters are in a group of theirs."""
+    run = run_of(f"terms=[{term}]", backbone, starts, "seed=3", "epochs=1")
+    watch = Start()
+    parts, trainer = fit(compose(*run), watch)
+    ours = state(parts.task.model)
+    assert differing(ours, ends(backbone))
+    assert all(tensor.isfinite().all() for tensor in ours.values())
+    first, last = watch.terms, state(parts.task.terms)
+    moved = differing(first, last)
+    followers = ("key_", "queue_", "filled", "relation", "temperature")  # which follow on purpose
+    fixed = {name for name in first if "module." in name or "start_" in name or "of_" in name}
+    fixed -= {name for name in fixed if name.split(".")[1].startswith(followers)}
+    assert not moved & fixed
+    own = {id(p) for p in parts.task.terms.parameters() if p.requires_grad}
+    groups = [group for group in trainer.optimizers[0].param_groups if group["name"] == f"terms.{term}"]
+    assert {id(p) for group in groups for p in group["params"]} == own
+    learned = {name for name, p in parts.task.terms.named_parameters() if p.requires_grad}
+    assert learned <= moved
+
+
+GROUPS = ("l2_sp,bss,distill,coral", "delta,co_tuning,mmd,mcc", "bi_tuning,dann", "cdan")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("terms", GROUPS)
+def test_a_run_with_terms_goes_on_as_if_nothing_had_happened(tmp_path, monkeypatch, starts, terms):
+    unlabelled = "data.unlabelled=true" if "mcc" in terms or "dann" in terms else "data.unlabelled=false"
+    run = (*RUN, starts("small_cnn_batchnorm"), *BACKBONES["small_cnn_batchnorm"], "head=one", unlabelled)
+    straight, broken = twice(compose(*run, f"terms=[{terms}]", root=tmp_path), tmp_path, monkeypatch)
+    assert not differing(kept(straight), kept(broken))
+    assert result(straight) == result(broken)
+
+
+def test_every_term_is_named_once():
+    assert sorted(",".join(GROUPS).split(",")) == TERMS
+
+
+# What the data hand over -----------------------------------------------------------------------------------------
+
+
+def batch_of(parts):
+    return next(iter(parts.data.train_dataloader()))[0]
+
+
+def test_without_alpha_a_term_gets_the_source_and_nobody_its_labels(answer):
+    run = ("data.shots=5", "init=random", "epochs=1", "alpha=0", "terms=[coral]")
+    parts = assemble(compose(*run))
+    assert set(batch_of(parts)) == {"target", "source"}
+    assert list(parts.task.classes) == ["target"]
+    assert set(parts.task.model.heads) == {"target"}
+    found = answer(*run)
+    assert "test/source/accuracy" not in found
+    assert set(found["split_hashes"]) == {"target", "source"}
+
+
+def test_unlabelled_examples_are_all_that_neither_validates_nor_tests():
+    run = ("data.shots=5", "init=random", "alpha=inf", "terms=[coral,mcc]", "data.unlabelled=true")
+    parts = assemble(compose(*run))
+    batch = batch_of(parts)
+    assert set(batch) == {"source", "unlabelled"}, "alpha=inf needs no labels of the target"
+    assert batch["unlabelled"].labels.unique().tolist() == [-1]
+    target, pool = parts.data.domains["target"].split, parts.data.pool.split.train
+    assert set(target.train) < set(pool)
+    assert not set(pool) & (set(target.val) | set(target.test))
+    assert len(pool) + len(target.val) + len(target.test) == len(parts.data.domains["target"].samples.labels)
+
+
+def test_a_term_that_needs_labels_keeps_the_labelled_batch(monkeypatch):
+    parts = assemble(compose("init=random", "alpha=0.5", "terms=[bss,mcc]", "data.unlabelled=true"))
+    seen = {}
+    for name, term in parts.task.terms.items():
+        monkeypatch.setattr(term, "forward", lambda _, step, name=name: seen.update({name: step}) or torch.zeros(()))
+    batch = batch_of(parts)
+    parts.task.training_step(batch, 0)
+    assert torch.equal(seen["bss"].target.labels, batch["target"].labels)
+    assert seen["mcc"].target.labels.eq(-1).all()
+    assert seen["mcc"].source is seen["bss"].source
+
+
+def test_two_views_of_a_picture_differ_and_the_first_is_that_of_other_runs():
+    run = ("init=random", "augment=standard", "augment.flip=0", "seed=2")
+    plain, two = (assemble(compose(*run, terms)) for terms in ("terms=[]", "terms=[bi_tuning]"))
+    one, both = batch_of(plain)["target"], batch_of(two)["target"]
+    assert torch.equal(one.inputs, both.inputs)
+    assert one.second is None
+    assert both.second.shape == both.inputs.shape
+    assert not torch.equal(both.second, both.inputs)
+
+
+# What single terms promise ----------------------------------------------------------------------------------------
+
+
+def step_of(parts, backbone_in_eval=False):
+    model = parts.task.model.train(not backbone_in_eval)
+    batch: Batch = batch_of(parts)["target"]
+    inputs = model.prepared(batch.inputs)
+    features = model.features(inputs)
+    return Step(Passed(inputs, batch.labels, features, model.classify(features)), None)
+
+
+@pytest.mark.parametrize("backbone", ["small_cnn_batchnorm", "timm_vit", "bert"])
+@pytest.mark.parametrize("term", ["distill", "distill terms.distill.kind=features", "delta", "l2_sp"])
+def test_at_the_start_there_is_nothing_to_pull_at(starts, term, backbone):
+    name, *options = term.split()
+    heads = [f"terms.{name}.head_strength=0"] if name in ("delta", "l2_sp") else []
+    parts = assemble(compose(*run_of(f"terms=[{name}]", backbone, starts, *options, *heads)))
+    pull = parts.task.terms[name]
+    assert pull(parts.task.model, step_of(parts, backbone_in_eval=True)).item() == pytest.approx(0, abs=1e-10)
+    if name != "l2_sp":
+        assert pull(parts.task.model, step_of(parts)).item() > 1e-6, "dropout tells student and teacher apart"
+    with torch.no_grad():
+        for parameter in parts.task.model.backbone.parameters():
+            parameter.add_(0.01)
+    assert pull(parts.task.model, step_of(parts, backbone_in_eval=True)).item() > 1e-6
+
+
+def test_l2_sp_is_half_the_squared_distance(starts):
+    parts = assemble(compose(*run_of("terms=[l2_sp]", "small_cnn_batchnorm", starts)))
+    model, term = parts.task.model, parts.task.terms["l2_sp"]
+    assert all(p.ndim > 1 for name, p in model.named_parameters() if name in (*term.pulled, *term.heads))
+    with torch.no_grad():
+        for parameter in model.backbone.parameters():
+            parameter.add_(0.5)
+    count = sum(p.numel() for p in model.backbone.parameters() if p.ndim > 1)
+    heads = model.heads["target"].weight.pow(2).sum().item()
+    assert term(model, None).item() == pytest.approx(0.05 * 0.25 * count + 0.005 * heads, rel=1e-5)
+
+
+def test_the_stronger_the_pull_the_nearer_the_end(starts):
+    def distance(strength):
+        run = run_of("terms=[l2_sp]", "small_cnn", starts, "optimizer=sgd", "lr=0.05", "strategy=full_transfer")
+        config = compose(*run, f"terms.l2_sp.strength={strength}", "epochs=6")
+        start = state(assemble(config).task.model.backbone)
+        end = state(fit(config)[0].task.model.backbone)
+        return sum((end[name] - start[name]).pow(2).sum() for name in end if end[name].ndim > 1).sqrt().item()
+
+    far = [distance(strength) for strength in (0, 0.1, 1, 10)]
+    assert far == sorted(far, reverse=True)
+    assert far[-1] < 0.5 * far[0]
+
+
+def test_the_key_network_is_the_trained_one_without_momentum(starts):
+    run = run_of("terms=[bi_tuning]", "small_cnn_batchnorm", starts, "terms.bi_tuning.momentum=0")
+    parts, _ = fit(compose(*run))
+    term = parts.task.terms["bi_tuning"]
+    assert not differing(state(term.key_backbone.module), state(parts.task.model.backbone))
+    assert not differing(state(term.key_projector.module), state(term.projector))
+    assert term.filled.tolist() == [8, 8, 8]
+
+
+def test_contrast_is_the_mean_over_positives_of_the_log_softmax():
+    """Against a loop over examples and keys, with places that are still empty."""
+    parts = assemble(compose("init=random", "terms=[bi_tuning]", "terms.bi_tuning.queue=3", *FEW))
+    term = parts.task.terms["bi_tuning"]
+    torch.manual_seed(0)
+    term.filled.copy_(torch.tensor([2, 0, 3]))
+    own, queued, labels = torch.rand(4), torch.rand(4, 9), torch.tensor([0, 1, 2, 0])
+    there = [(label, place) for label, filled in enumerate((2, 0, 3)) for place in range(filled)]
+    expected = []
+    for i in range(4):
+        keys = [(labels[i].item(), own[i])] + [(label, queued[i, 3 * label + place]) for label, place in there]
+        total = sum((similarity / 0.07).exp() for _, similarity in keys)
+        positives = [-(similarity / 0.07 - total.log()) for label, similarity in keys if label == labels[i]]
+        expected.append((sum(positives) / len(positives)).item())
+    assert term._contrast(own, queued, labels).tolist() == pytest.approx(expected, rel=1e-5)
+
+
+def test_delta_weighs_channels_by_what_a_probe_loses_without_them(starts):
+    """Weights of a layer sum to one, and a channel that is always zero weighs less than one that is not."""
+    run = run_of("terms=[delta]", "small_cnn", starts, "terms.delta.attention=measured")
+    config = compose(*run)
+    parts = assemble(config)
+    term = parts.task.terms["delta"]
+    assert term.names == ["stage1.1.0", "stage2.1.0", "hidden"]
+    with torch.no_grad():
+        for network in (parts.task.model.backbone, term.teacher.module):
+            network.hidden[2].weight[:5] = 0
+            network.hidden[2].bias[:5] = 0
+    term.start(parts.task.model, parts.data)
+    weights = term.weights_of_hidden
+    assert weights.sum().item() == pytest.approx(1)
+    assert weights.std() > 0
+    assert weights[:5].max() - weights[:5].min() < 1e-7, "what is zero already can be missed"
+
+
+@pytest.mark.parametrize(
+    ("backbone", "layers"),
+    [
+        ("timm_resnet", ["body.layer1.0.conv2", "body.layer2.0.conv2", "body.layer3.0.conv2", "body.layer4.0.conv2"]),
+        ("torchvision_alexnet", ["body.features.3", "body.features.10"]),
+        ("bert", ["body.encoder.layer.0", "body.encoder.layer.1"]),
+    ],
+)
+def test_delta_finds_its_layers(starts, backbone, layers):
+    parts = assemble(compose(*run_of("terms=[delta]", backbone, starts)))
+    assert parts.task.terms["delta"].names[: len(layers)] == layers
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            ("terms=[coral]", "strategy=linear_probe"),
+            "pulls at the backbone, which strategy=linear_probe leaves frozen",
+        ),
+        (("terms=[distill]",), "needs the output layer that the weights were trained with"),
+        (("terms=[l2_sp]", "strategy=bitfit"), "only biases and 1-d parameters of the backbone move"),
+        (("terms=[l2_sp]", "optimizer=sgd", "lr=1", "terms.l2_sp.strength=5"), "times the rate 1 of head must stay"),
+        (
+            ("terms=[bss]", "terms.bss.k=20"),
+            "the smallest batch of the target has 13 examples for 1 processes that need",
+        ),
+        (("terms=[cdan]", "head=two", "alpha=0.5"), "source and target have a head each"),
+        (("terms=[bi_tuning]", "objective.mixup=1"), "needs pictures of one class"),
+        (("terms=[bi_tuning]", "head_hidden=8"), "needs a linear head"),
+        (("terms=[delta]", "terms.delta.layers=[conv9]"), "terms.delta.layers=conv9: the backbone has no such module"),
+        (
+            ("terms=[mmd]", "data=one", "dataset@data.target=digits", "data.shots=5"),
+            "compares source and target, but data=one has no source",
+        ),
+        (("data.unlabelled=true",), "no term would use it"),
+        (("terms=[mcc]", "terms.mcc.temperature=0"), "terms.mcc.temperature=0: must be above 0"),
+    ],
+)
+def test_what_cannot_work_is_said_before_training(options, message):
+    with pytest.raises(UsageError, match=message):
+        assemble(compose("init=random", *options))
