@@ -16,7 +16,7 @@ from tlexp.backbones import hub
 from tlexp.backbones.base import Backbone
 from tlexp.backbones.weights import Loaded
 from tlexp.cache import Cache
-from tlexp.checks import check_alpha, check_monitor, check_parts, check_terms, check_trainer
+from tlexp.checks import check_alpha, check_monitor, check_parts, check_shifted, check_terms, check_trainer
 from tlexp.config import Config
 from tlexp.data.domain import Domain
 from tlexp.data.pair import Reading, TransferData
@@ -72,7 +72,9 @@ def assemble(config: Config) -> Parts:
     cache = cache_of(config)
     roles = ["target", "source"] if "source" in {*weighted, *asked} else ["target"]
     check_terms(config, terms)
+    roles += ["shifted"] if config.data.shifted else []
     domains = {role: read_domain(config, role, cache) for role in roles}
+    check_shifted(domains)
     state, card = read_start(config)
     backbone = build_backbone(config, card)
     data = build_data(config, backbone, domains, train_on(config, terms), tuple(evaluated), cache)
@@ -101,7 +103,8 @@ def assemble(config: Config) -> Parts:
             term.prepare(model, data)
     data.views = max([1, *(term.views for term in terms.values())])
     model.old_head = None  # those who wanted it have a copy
-    task = build_task(config, model, strategy, {role: domains[role] for role in evaluated}, epochs, terms)
+    tested = [*evaluated, *(["shifted"] if "shifted" in domains else [])]
+    task = build_task(config, model, strategy, {role: domains[role] for role in tested}, epochs, terms)
     optimizer = task.build_optimizer()
     notices += [notice for term in terms.values() for notice in term.check(optimizer)]
     return Parts(data, task, loaded, monitor_mode, notices)
@@ -134,8 +137,9 @@ def build_data(
     """Returns the loaders of the domains for a backbone; `roles` are those a training step needs."""
     reading = Reading(cache, build("augment", config.augment), config.data.sampling == "balanced", config.workers)
     sizes = (config.batch_size, config.seed)
-    target, source = domains["target"], domains.get("source")
-    return TransferData(target, source, backbone.input, *sizes, roles, reading, evaluated)
+    target, source, shifted = (domains.get(role) for role in ("target", "source", "shifted"))
+    assert target is not None
+    return TransferData(target, source, backbone.input, *sizes, roles, reading, evaluated, shifted)
 
 
 def build(group: str, node: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
@@ -178,7 +182,7 @@ def read_domain(config: Config, role: str, cache: Cache | None = None) -> Domain
 
     Args:
         config: the run's configuration.
-        role: `target` or `source`.
+        role: `target`, `source` or `shifted`.
         cache: remembers which files can be read.
     """
     samples: Samples = build("data", getattr(config.data, role))
@@ -187,7 +191,7 @@ def read_domain(config: Config, role: str, cache: Cache | None = None) -> Domain
     data = config.data
     options: dict[str, Any] = {"given": samples.given, "groups": samples.groups}
     fixed = partial(split, samples.labels, config.split_seed, data.test_fraction, **options)
-    if role == "source":
+    if role != "target":
         return Domain(samples, fixed())
     return Domain(samples, fixed(shots=data.shots, fraction=data.fraction, draw=data.draw, val=data.val))
 

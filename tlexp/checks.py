@@ -7,6 +7,7 @@ import pytorch_lightning as pl
 
 from tlexp import launch, metrics
 from tlexp.config import Config
+from tlexp.data.domain import Domain
 from tlexp.data.pair import TransferData
 from tlexp.errors import UsageError
 from tlexp.model import TransferModel
@@ -62,6 +63,22 @@ def check_terms(config: Config, terms: dict[str, Term]) -> None:
     if config.data.unlabelled and all(term.needs_labels for term in terms.values()):
         rule = "no term would use it; add one that needs no labels, such as terms=[coral], terms=[dann] or terms=[mcc]"
         raise UsageError(f"data.unlabelled=true: {rule}")
+
+
+def check_shifted(domains: dict[str, Domain]) -> None:
+    """Makes sure that what is tested under other conditions has the target's classes.
+
+    Raises:
+        UsageError: where it has not.
+    """
+    if "shifted" not in domains:
+        return
+    shifted, target = (domains[role].samples for role in ("shifted", "target"))
+    if shifted.classes != target.classes:
+        other = ", ".join(sorted(set(shifted.classes) ^ set(target.classes))[:5])
+        raise UsageError(
+            f"data.shifted={shifted.name}: must have the classes of the target; only one of them has {other}"
+        )
 
 
 def check_monitor(config: Config, roles: list[str]) -> str:

@@ -69,6 +69,7 @@ class DataConfig:
     name: str = MISSING
     target: dict[str, Any] = MISSING
     source: dict[str, Any] | None = None
+    shifted: dict[str, Any] | None = None  # the target's classes under other conditions: tested, nothing else
     shots: int | None = None  # labels a class
     fraction: float | None = None  # of the labels outside the test split
     draw: int = 0  # which labels the budget buys
@@ -293,7 +294,7 @@ def load(cfg: DictConfig, root: Path) -> Config:
         if holder.init not in INITS and (root / holder.init).exists():
             holder.init = str(root / holder.init)
     # Data are where they are said to be, also where they do not exist; an encoder's name may be its folder.
-    for node in (config.data.target, config.data.source or {}):
+    for node in (config.data.target, config.data.source or {}, config.data.shifted or {}):
         node |= {key: str(root / node[key]) for key in ("root", "folder", "images") if node.get(key)}
     if (root / config.backbone["name"] / "config.json").is_file():
         config.backbone["name"] = str(root / config.backbone["name"])

@@ -110,8 +110,8 @@ def data_table(data: TransferData) -> Table:
     said = (f"{count:,} texts of the {role} are cut to the encoder's length" for role, count in cut.items() if count)
     caption = ", ".join(said)
     table = Table(*columns, title="Data", title_justify="left", caption=caption or None, caption_justify="left")
-    for role, domain in data.domains.items():
-        sizes = [str(size) for size in domain.sizes().values()]
+    for role, domain in [*data.domains.items(), *([("shifted", data.shifted)] if data.shifted else [])]:
+        sizes = [str(size) if role != "shifted" or part == "test" else "-" for part, size in domain.sizes().items()]
         classes = domain.samples.classes
         names = ", ".join(classes[:10]) + (", ..." if len(classes) > 10 else "")
         shown = (domain.samples.name, f"{len(classes)}: {names}")

@@ -71,7 +71,12 @@ class TransferTask(pl.LightningModule):
         self.roles = list(classes)
         self.loss_roles = [*(["target"] if alpha < math.inf else []), *(["source"] if alpha > 0 else [])]
         self.evaluations = nn.ModuleDict(
-            {f"{split}_{role}": Evaluation(count) for split in ("val", "test") for role, count in classes.items()}
+            {
+                f"{split}_{role}": Evaluation(count)
+                for split in ("val", "test")
+                for role, count in classes.items()
+                if (split, role) != ("val", "shifted")
+            }
         )
         self._train_sums: dict[str, Tensor] = {}
         self._term_sums: dict[str, Tensor] = {}
@@ -257,6 +262,8 @@ class TransferTask(pl.LightningModule):
 
     def _log(self, split: str) -> None:
         for role in self.roles:
+            if (split, role) == ("val", "shifted"):
+                continue
             evaluation = self.evaluations[f"{split}_{role}"]
             values = evaluation.compute()  # type: ignore[operator]
             self.log_dict({f"{split}/{role}/{name}": value for name, value in values.items()}, sync_dist=True)

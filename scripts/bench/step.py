@@ -1,0 +1,140 @@
+"""What a training step costs beside a bare PyTorch loop: `python scripts/bench/step.py [--backbone NAME] [KEY=VALUE]`.
+
+Both train the same network on the same batches, in turns: `tlexp` through Lightning with everything a run does in a
+step (named streams, objective, training metrics, schedule, progress bar off), and a loop of forward, loss, backward,
+optimizer and schedule, fed by the same loader. Pictures are the embedded digits at `--size`, in memory; validation is
+in neither. Seconds are those of an epoch, the first of which warms up and does not count.
+
+    python scripts/bench/step.py --backbone resnet18 --size 64 --batch 32 --rounds 3
+    python scripts/bench/step.py --backbone resnet50 --size 224 --batch 64 trainer.accelerator=gpu
+"""
+
+import argparse
+import copy
+import statistics
+import time
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import hydra
+import pytorch_lightning as pl
+import torch
+import torch.nn.functional as F
+from rich.console import Console
+from rich.table import Table
+
+from tlexp import config as configuration
+from tlexp import experiment
+from tlexp.assemble import Parts, assemble
+from tlexp.cli import CONF, with_trainer_options
+from tlexp.config import Config
+
+EPOCHS = 3
+
+
+class Clock(pl.Callback):
+    """Takes the seconds of each training epoch, without what follows its last step."""
+
+    def __init__(self) -> None:
+        self.seconds: list[float] = []
+
+    def on_train_batch_start(self, trainer: pl.Trainer, task: pl.LightningModule, batch: Any, batch_idx: int) -> None:
+        """Starts with the first batch."""
+        if batch_idx == 0:
+            wait()
+            self.started = time.perf_counter()
+
+    def on_train_batch_end(self, trainer: pl.Trainer, task: pl.LightningModule, *rest: Any) -> None:
+        """Stops after the last one."""
+        if rest[-1] == trainer.num_training_batches - 1:
+            wait()
+            self.seconds.append(time.perf_counter() - self.started)
+
+
+def wait() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def ours(config: Config, parts: Parts) -> float:
+    clock = Clock()
+    with experiment.quiet(), TemporaryDirectory() as folder:
+        experiment.tune(parts.task.model, config.trainer)
+        experiment.make_trainer(config, Path(folder), [clock]).fit(parts.task, datamodule=parts.data)
+    return statistics.median(clock.seconds[1:])
+
+
+def bare(config: Config, parts: Parts) -> float:
+    """A loop that does nothing but train: the same loader, network, optimizer, schedule and precision."""
+    device = torch.device("cuda" if config.trainer.get("accelerator") == "gpu" else "cpu")
+    model = copy.deepcopy(parts.task.model).to(device).train()
+    if config.trainer.get("channels_last"):
+        model.to(memory_format=torch.channels_last)
+    half = config.trainer.get("precision") == "bf16-mixed"
+    loader = parts.data.train_dataloader().iterables["target"]
+    optimizer = torch.optim.AdamW(model.parameters(), lr=config.lr)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, EPOCHS * len(loader))
+    mean, std = (
+        torch.tensor(v, device=device).view(-1, 1, 1) for v in (model.backbone.input.mean, model.backbone.input.std)
+    )
+    seconds = []
+    for _ in range(EPOCHS):
+        for place, batch in enumerate(loader):
+            if place == 0:
+                wait()
+                started = time.perf_counter()
+            x = batch.inputs.to(device, non_blocking=True).float().div_(255).sub_(mean).div_(std)
+            if config.trainer.get("channels_last"):
+                x = x.contiguous(memory_format=torch.channels_last)
+            labels = batch.labels.to(device, non_blocking=True)
+            with torch.autocast(device.type, torch.bfloat16, enabled=half):
+                loss = F.cross_entropy(model.heads["target"](model.backbone(x)), labels)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+        wait()
+        seconds.append(time.perf_counter() - started)
+    return statistics.median(seconds[1:])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--backbone", default="resnet18")
+    parser.add_argument("--size", type=int, default=64)
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("overrides", nargs="*")
+    given = parser.parse_args()
+    data = ["data=one", "dataset@data.target=digits", f"data.target.size={given.size}", "data.test_fraction=0.2"]
+    fixed = [
+        "init=random",
+        "tracking=none",
+        "trainer.enable_progress_bar=false",
+        "strategy=full_transfer",
+        f"epochs={EPOCHS}",
+    ]
+    shape = [f"backbone={given.backbone}", f"backbone.size={given.size}", f"batch_size={given.batch}"]
+    quiet = ["trainer.limit_val_batches=1", "trainer.check_val_every_n_epoch=3"]
+    with TemporaryDirectory() as cache, hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        arguments = [*data, *fixed, *shape, *quiet, f"cache={cache}", *given.overrides]
+        config = configuration.load(hydra.compose("config", overrides=with_trainer_options(arguments)), Path.cwd())
+        parts = assemble(config)
+        parts.data.train_dataloader()  # decodes, once
+        rows = [(bare(config, parts), ours(config, assemble(config))) for _ in range(given.rounds)]
+    table = Table(
+        "round", "bare loop, s", "tlexp, s", "ratio", title=f"{given.backbone} {given.size}, batch {given.batch}"
+    )
+    for place, (theirs, mine) in enumerate(rows, 1):
+        table.add_row(str(place), f"{theirs:.3f}", f"{mine:.3f}", f"{mine / theirs:.3f}")
+    console = Console(width=100)
+    console.print(table)
+    ratios = sorted(mine / theirs for theirs, mine in rows)
+    console.print(
+        f"ratio: median {statistics.median(ratios):.3f}, {ratios[0]:.3f} to {ratios[-1]:.3f}; {parts.data.steps} steps"
+    )
+
+
+if __name__ == "__main__":
+    main()
