@@ -8,7 +8,7 @@ import torch
 from sklearn.metrics import f1_score
 from torch.nn.functional import cross_entropy
 
-from tests.conftest import BACKBONES, FILES, STRATEGIES, compose, differing, fit, state
+from tests.conftest import BACKBONES, FILES, STRATEGIES, compose, differing, fit, options_of, state
 from tlexp import assemble as assembling
 from tlexp.assemble import assemble
 from tlexp.schedule import cosine
@@ -182,6 +182,7 @@ def test_the_source_has_its_own_batchnorm_statistics():
 def test_alpha_zero_does_not_know_the_source(strategy, backbone):
     """Every strategy: another source, another head policy or no source at all give the same weights to the bit."""
     run = (*RUN, *BACKBONES[backbone], f"strategy={strategy}", "init=random", "epochs=2", "alpha=0")
+    run += options_of(strategy, backbone)
     plain, _ = fit(compose(*run))
     another = f"data.source.root={FILES / 'reports.csv'}" if backbone == "bert" else "data.source.rotation=90"
     policy = "norm=batch" if compose(*run).norm == "per_domain" else "norm=frozen"  # alike without a source

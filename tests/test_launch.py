@@ -41,18 +41,25 @@ def close(a: Path, b: Path) -> bool:
     return all(torch.allclose(ours[name], theirs[name], atol=1e-5) for name in ours)
 
 
+def undropped(strategy: str) -> tuple[str, ...]:
+    """Returns what leaves a strategy without chance that processes draw for themselves."""
+    return ("strategy.adapter.lora_dropout=0",) if strategy == "lora" else ()
+
+
 # Every strategy, alone, with a shared head and, where the source can then be reached, with two.
 CASES = {
-    f"{strategy}-{'-'.join(extra)}": (f"strategy={strategy}", *options_of(strategy), *extra)
+    f"{strategy}-{'-'.join(extra)}": (f"strategy={strategy}", *options_of(strategy), *undropped(strategy), *extra)
     for strategy in STRATEGIES
     for extra in (("alpha=0",), ("alpha=0.5",), ("alpha=0.5", "head=two", "objective.allow_inert_alpha=true"))
-    if (strategy, len(extra)) != ("linear_probe", 3)
+    if (strategy, len(extra)) not in (("linear_probe", 3), ("closed_probe", 3))
 }
 # Texts, whose batches differ in width over the ranks; a pooler only where it is used.
 CASES |= {
     f"bert-{pooling}": (*BACKBONES["bert"], "data.test_fraction=0.07", f"backbone.pooling={pooling}", "alpha=0.5")
     for pooling in ("mean", "cls", "pooler")
 }
+# Terms that are means or sums over examples, or look at weights alone; the others compare within a process.
+CASES["terms"] = ("init=source", "pretrain.batch_size=16", "alpha=0.5", "terms=[l2_sp,delta,distill,co_tuning]")
 # The chance of each picture and the balance of the classes do not depend on who draws them.
 CASES["augmented"] = ("strategy=finetune", "alpha=0.5", "augment=strong", "data.sampling=balanced")
 
@@ -84,6 +91,23 @@ def test_two_processes_do_what_one_does(twins, case):
     assert one["split_hashes"] == two["split_hashes"]
     for name in ("test/target/nll", "train/target/loss", "val/target/nll", "val/target/ece"):
         assert one[name] == pytest.approx(two[name], abs=1e-5)
+
+
+def test_terms_that_compare_examples_leave_all_processes_with_the_same_weights(tmp_path):
+    """Each process compares its own part of a batch; gradients, queues and discriminators agree none the less."""
+    terms = "terms=[bss,coral,mmd,dann,cdan,mcc,bi_tuning]"
+    run = ("data.target.classes=[0,1,2]", "data.source.classes=[0,1,2]", "batch_size=12", "init=random", "epochs=2")
+    (tmp_path / "config.yaml").write_text(
+        yaml.safe_dump(compose(*run, terms, "alpha=0.5", DDP, root=tmp_path).without())
+    )
+    line = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "tests/ranks.py"]
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "KEEP_RANKS": "1"}
+    subprocess.run([*line, str(tmp_path)], cwd=ROOT, env=env, check=True)
+    first, second = (torch.load(tmp_path / f"rank{rank}.pt", weights_only=True) for rank in (0, 1))
+    own = ("running_mean", "running_var", "num_batches")  # of the discriminators, which see their own part
+    differ = {name for name in first if not torch.equal(first[name], second[name])}
+    assert not {name for name in differ if not name.endswith(own)}
+    assert {name.split(".")[1] for name in first if name.startswith("terms.")} == {"bi_tuning", "dann", "cdan"}
 
 
 def test_batchnorm_statistics_agree_over_processes(tmp_path):

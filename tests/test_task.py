@@ -120,4 +120,4 @@ def test_shared_statistics_are_a_mixture_and_own_ones_are_not():
         before = model.backbone.stem[1].running_mean.clone()
         model(batches(parts)["source"].inputs, "source")
         moved[norm] = not torch.equal(before, model.backbone.stem[1].running_mean)
-    assert moved == {"shared": True, "per_domain": False}
+    assert moved == {"batch": True, "per_domain": False}

@@ -93,7 +93,9 @@ def ensure_source(config: Config) -> None:
     if (folder / "metrics.json").exists():
         return
     # A mistake in the run that asks should be said before minutes are spent on what it starts from.
-    assemble(replace(config, init=config.pretrain.init)).data.read()
+    # Terms are left out, since they may need what only that run brings: its output layer.
+    plain = replace(config, init=config.pretrain.init, terms={}, data=replace(config.data, unlabelled=False))
+    assemble(plain).data.read()
     with FileLock(folder.with_name(f"{folder.name}.lock")):
         if not (folder / "metrics.json").exists():
             report.console.print(f"init=source: training the backbone on {config.source_task().data.target['name']}")

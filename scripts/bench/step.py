@@ -69,8 +69,9 @@ def bare(config: Config, parts: Parts) -> float:
     """A loop that does nothing but train: the same loader, network, optimizer, schedule and precision."""
     device = torch.device("cuda" if config.trainer.get("accelerator") == "gpu" else "cpu")
     model = copy.deepcopy(parts.task.model).to(device).train()
-    if config.trainer.get("channels_last"):
-        model.to(memory_format=torch.channels_last)
+    layout = torch.channels_last if config.trainer.get("channels_last") else torch.contiguous_format
+    if layout == torch.channels_last:
+        model.to(memory_format=layout)
     half = config.trainer.get("precision") == "bf16-mixed"
     loader = parts.data.train_dataloader().iterables["target"]
     optimizer = torch.optim.AdamW(model.parameters(), lr=config.lr)
@@ -85,8 +86,7 @@ def bare(config: Config, parts: Parts) -> float:
                 wait()
                 started = time.perf_counter()
             x = batch.inputs.to(device, non_blocking=True).float().div_(255).sub_(mean).div_(std)
-            if config.trainer.get("channels_last"):
-                x = x.contiguous(memory_format=torch.channels_last)
+            x = x.contiguous(memory_format=layout)  # as decoded, pictures lie channel by channel
             labels = batch.labels.to(device, non_blocking=True)
             with torch.autocast(device.type, torch.bfloat16, enabled=half):
                 loss = F.cross_entropy(model.heads["target"](model.backbone(x)), labels)
@@ -106,7 +106,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("overrides", nargs="*")
-    given = parser.parse_args()
+    given = parser.parse_intermixed_args()
     data = ["data=one", "dataset@data.target=digits", f"data.target.size={given.size}", "data.test_fraction=0.2"]
     fixed = [
         "init=random",

@@ -171,6 +171,13 @@ def test_two_views_of_a_picture_differ_and_the_first_is_that_of_other_runs():
     assert not torch.equal(both.second, both.inputs)
 
 
+def test_a_first_run_trains_its_source_before_a_term_takes_its_output_layer(answer, tmp_path):
+    run = ("alpha=inf", "epochs=1", "terms=[distill,coral]", "data.unlabelled=true", f"store={tmp_path}/new")
+    found = answer(*run)
+    assert found["weights"].startswith("source mnist")
+    assert {"train/terms/distill", "train/terms/coral"} <= set(found)
+
+
 # What single terms promise ----------------------------------------------------------------------------------------
 
 

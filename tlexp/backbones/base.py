@@ -3,6 +3,7 @@
 import json
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cache
 from typing import Any, ClassVar, Protocol
 
 import torch
@@ -43,7 +44,7 @@ class InputSpec:
 
     def normalised(self, pixels: Tensor) -> Tensor:
         """Maps uint8 (..., channels, height, width) to float32 of the same shape, on the same device."""
-        mean, std = (torch.tensor(values, device=pixels.device).view(-1, 1, 1) for values in (self.mean, self.std))
+        mean, std = (_by_channel(values, pixels.device) for values in (self.mean, self.std))
         return pixels.float().div_(255).sub_(mean).div_(std)
 
     def described(self) -> dict[str, Any]:
@@ -55,6 +56,12 @@ class InputSpec:
         mean, std = (", ".join(f"{value:g}" for value in values) for values in (self.mean, self.std))
         how = f"{self.interpolation} to {self.resize or self.size}, {self.crop} crop"
         return f"{self.channels}x{self.size}x{self.size} ({how}), mean {mean}, std {std}"
+
+
+@cache
+def _by_channel(values: tuple[float, ...], device: torch.device) -> Tensor:
+    """Returns values as (channels, 1, 1), made once: putting them on a GPU waits for all that it still has to do."""
+    return torch.tensor(values, device=device).view(-1, 1, 1)
 
 
 @dataclass(frozen=True)
