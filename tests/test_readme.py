@@ -54,18 +54,25 @@ def test_every_command_runs(line, tmp_path, store):
 
 
 @pytest.mark.slow
-def test_the_example_of_a_new_strategy_works(tmp_path, store):
-    code = next(block for kind, block in BLOCKS if kind == "python")
-    option = next(block for kind, block in BLOCKS if kind == "yaml")
-    (tmp_path / "mine/strategy").mkdir(parents=True)
+def test_the_examples_of_a_new_strategy_and_a_new_term_work(tmp_path, store):
+    code, of_term = (block for kind, block in BLOCKS if kind == "python")
+    option, of_term_option = (block for kind, block in BLOCKS if kind == "yaml")
+    for folder in ("strategy", "terms"):
+        (tmp_path / "mine" / folder).mkdir(parents=True)
     (tmp_path / "mine/only_first.py").write_text(code)
     (tmp_path / "mine/strategy/only_first.yaml").write_text(option)
-    options = ("--config-dir", "mine", "strategy=only_first", *QUICK, "epochs=1", f"store={store}", "tracking=none")
+    (tmp_path / "mine/unsure.py").write_text(of_term)
+    (tmp_path / "mine/terms/unsure.yaml").write_text(of_term_option)
+    options = ("--config-dir", "mine", "strategy=only_first", "terms=[unsure,bss]", "terms.unsure.weight=0.2")
+    options += (*QUICK, "epochs=1", f"store={store}", "tracking=none")
     done = command(*options, cwd=tmp_path, PYTHONPATH=str(tmp_path / "mine"))
     assert done.returncode == 0, done.stderr
     rows = {line.split()[1]: line for line in done.stdout.splitlines() if "│" in line}
     assert "yes" in rows["stem"]
     assert "frozen" in rows["hidden"]
+    assert "0.2 * unsure + 0.001 * bss" in done.stdout
+    (history,) = tmp_path.glob("outputs/runs/*/history.jsonl")
+    assert json.loads(history.read_text())["train/terms/unsure"] > 0
 
 
 def test_a_shell_takes_every_command_as_it_stands():
