@@ -3,11 +3,13 @@
 import shutil
 
 import pytest
+import pytorch_lightning as pl
 import torch
 from transformers import BertConfig
 
 from tests.conftest import BACKBONES, FILES, assemble, compose, differing, fit, state, weights
 from tlexp.errors import UsageError
+from tlexp.experiment import make_trainer, quiet
 from tlexp.report import moves
 
 SHORT = ("epochs=3", "lr=0.003")
@@ -96,6 +98,32 @@ def test_the_second_phase_starts_from_the_first_ones_head():
     short, _ = fit(compose(*run, "strategy.probe_epochs=2", "trainer.max_epochs=2"))
     ours, theirs = (state(parts.task.model) for parts in (probe, short))
     assert all(torch.allclose(ours[name], theirs[name], atol=1e-5) for name in ours)
+
+
+def test_the_second_phase_starts_at_the_probes_loss(tmp_path):
+    """In train mode, with the statistics of the start: what the probe reached is where fine-tuning begins."""
+
+    class Look(pl.Callback):
+        def on_train_batch_start(self, trainer, task, batch, batch_idx):
+            if trainer.current_epoch == 2 and batch_idx == 0:
+                self.moving = task.model.trainable
+                everything = parts.data.raw("target", "train")
+                inputs, labels = everything.inputs[range(len(everything))], everything.labels
+                with torch.no_grad():
+                    self.now = torch.nn.functional.cross_entropy(task.model(inputs), labels).item()
+                    features, _ = parts.data.features(task.model, "target", "train")
+                    self.before = torch.nn.functional.cross_entropy(task.model.classify(features), labels).item()
+                self.fresh = state(task.model.backbone)
+
+    run = ("strategy=lp_ft", "strategy.probe_epochs=2", "epochs=3", "init=random", *BACKBONES["small_cnn_batchnorm"])
+    parts, look = assemble(compose(*run, "backbone.dropout=0")), Look()
+    before = state(parts.task.model.backbone)
+    with quiet():
+        trainer = make_trainer(compose(*run), tmp_path, [look], parts.task.phased)
+        trainer.fit(parts.task, datamodule=parts.data)
+    assert look.moving > {"head"}
+    assert look.now == pytest.approx(look.before, abs=1e-6)
+    assert not differing(before, look.fresh)
 
 
 def test_frozen_statistics_stay_to_the_bit_while_weights_move():

@@ -79,6 +79,15 @@ def test_without_weight_a_term_is_not_there(answer, starts, term):
     assert plain["test/target/nll"] == off["test/target/nll"]
 
 
+def test_a_pull_without_strength_is_training_without_weight_decay(answer, starts):
+    run = run_of("terms=[]", "small_cnn_batchnorm", starts)[:-1]
+    plain = answer(*run, "optimizer.weight_decay=0")
+    none = ("terms=[l2_sp]", "terms.l2_sp.strength=0", "terms.l2_sp.head_strength=0", "optimizer.weight_decay=0")
+    assert not differing(
+        weights(plain["folder"]), {n: t for n, t in weights(answer(*run, *none)["folder"]).items() if "start_" not in n}
+    )
+
+
 @pytest.mark.parametrize("backbone", ["small_cnn_batchnorm", "timm_resnet", "timm_vit", "bert"])
 @pytest.mark.parametrize("term", TERMS)
 def test_it_pulls_and_what_it_remembers_stays(starts, ends, term, backbone):
