@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import pytorch_lightning as pl
 import torch
 
 from tests.conftest import assemble, compose, differing, state, weights
@@ -28,12 +29,12 @@ def test_a_run_that_looked_for_its_rate_is_one_that_was_given_it(answer, options
 def test_weights_and_random_streams_stay_and_stages_keep_their_shares():
     parts = assemble(compose(*RUN, "terms=[delta]"))
     before, chance = state(parts.task), torch.get_rng_state()
-    first = find_lr(parts.task, parts.data, torch.device("cpu"))
+    first = find_lr(parts.task, parts.data, pl.Trainer(accelerator="cpu", logger=False))
     assert not differing(before, state(parts.task))
     assert torch.equal(chance, torch.get_rng_state())
     assert all(parameter.grad is None for parameter in parts.task.parameters())
     assert parts.task.terms["delta"].now.passes == []
-    second = find_lr(parts.task, parts.data, torch.device("cpu"))
+    second = find_lr(parts.task, parts.data, pl.Trainer(accelerator="cpu", logger=False))
     assert (first.lr, first.losses.tolist()) == (second.lr, second.losses.tolist())
     assert 1e-4 < first.lr < 0.5
     assert first.losses[-1] <= 4 * first.losses.min()
@@ -47,7 +48,7 @@ def test_a_loss_that_nothing_lowers_is_said(monkeypatch):
         type(parts.task), "training_step", lambda self, *_: 1.2 ** next(value) + 0 * next(self.parameters()).sum()
     )
     with pytest.raises(UsageError, match="the loss falls at no rate; give lr= yourself"):
-        find_lr(parts.task, parts.data, torch.device("cpu"))
+        find_lr(parts.task, parts.data, pl.Trainer(accelerator="cpu", logger=False))
     assert frozen.grad is None
     with pytest.raises(UsageError, match="lr_find=true: tries rates in one process"):
         assemble(compose(*RUN, "lr_find=true", "trainer=ddp"))

@@ -118,6 +118,13 @@ def test_concat_normalises_the_mixture_in_one_pass(backbone):
         assert not torch.allclose(one, alone)
 
 
+def test_the_source_alone_has_no_other_domain_to_be_apart_from():
+    """The target is then evaluated by the statistics that were trained."""
+    assert assemble(compose(*RUN, "alpha=inf")).task.model.source_statistics is None
+    both = ("terms=[coral]", "data.unlabelled=true")
+    assert assemble(compose(*RUN, "alpha=inf", *both)).task.model.source_statistics is not None
+
+
 def test_stochastic_runs_and_a_network_without_batchnorm_is_refused():
     parts, _ = fit(compose(*RUN, "alpha=0.5", "norm=stochastic", "norm_p=0.3"))
     layers = [module for module in parts.task.model.modules() if isinstance(module, StochasticNorm)]

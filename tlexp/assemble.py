@@ -80,8 +80,11 @@ def assemble(config: Config) -> Parts:
     data = build_data(config, backbone, domains, train_on(config, terms), tuple(evaluated), cache)
     check_parts(config, data, processes, max([1, *(term.least for term in terms.values())]))
     loaded, old_head = load_init(config, backbone, state, card)
-    model = build_model(config, backbone, {role: domains[role] for role in evaluated}, "source" in domains)
+    apart = "source" in data.train_on and len(data.train_on) > 1
+    model = build_model(config, backbone, {role: domains[role] for role in evaluated}, apart)
     model.old_head = old_head
+    missing = model.backbone.state_dict() if config.init == "random" else loaded.missing
+    model.new = {f"backbone.{name}" for name in missing}
     strategy: Strategy = build("strategy", config.strategy)
     with forked(config.seed, "strategy"):
         strategy.prepare(model, data)
@@ -97,8 +100,10 @@ def assemble(config: Config) -> Parts:
         if frozen and term.needs_backbone:
             rule = f"pulls at the backbone, which strategy={config.strategy['name']} leaves frozen; take it out"
             raise UsageError(f"terms=[{term.name}]: {rule}")
-        if term.looks_at_source and config.init == "source":
-            data.reference = domains["source"] if "source" in domains else read_domain(config, "source", cache)
+        if term.looks_at_source and config.data.source is not None and "classes" in card:
+            reference = domains["source"] if "source" in domains else read_domain(config, "source", cache)
+            same = reference.samples.classes == tuple(card["classes"]["target"])
+            data.reference = reference if same else None
         with forked(config.seed, "terms", term.name):
             term.prepare(model, data)
     data.views = max([1, *(term.views for term in terms.values())])
@@ -107,6 +112,8 @@ def assemble(config: Config) -> Parts:
     task = build_task(config, model, strategy, {role: domains[role] for role in tested}, epochs, terms)
     optimizer = task.build_optimizer()
     notices += [notice for term in terms.values() for notice in term.check(optimizer)]
+    if data.shifted and not np.array_equal(data.shifted.split.test, domains["target"].split.test):
+        notices.append("shifted: tests other examples than the target's own")
     return Parts(data, task, loaded, monitor_mode, notices)
 
 
@@ -229,16 +236,14 @@ def build_backbone(config: Config, card: dict[str, Any]) -> Backbone:
     return backbone
 
 
-def build_model(
-    config: Config, backbone: Backbone, domains: dict[str, Domain], with_source: bool = False
-) -> TransferModel:
+def build_model(config: Config, backbone: Backbone, domains: dict[str, Domain], apart: bool = False) -> TransferModel:
     """Puts heads on the backbone: one where both domains have the same classes and `head` does not ask for two.
 
     Args:
         config: the run's configuration.
         backbone: without heads.
         domains: those that are evaluated.
-        with_source: whether source batches pass through the model, for their loss or for a term.
+        apart: whether both domains pass through the model in training, so that each may have statistics of its own.
 
     Raises:
         UsageError: where one head cannot serve both domains, or alpha = inf leaves the target's untrained.
@@ -255,7 +260,7 @@ def build_model(
     network: Any = backbone
     if config.norm == "stochastic":
         make_stochastic(network, config.norm_p)
-    own = source_statistics(network, config.norm) if with_source else None
+    own = source_statistics(network, config.norm) if apart else None
     frozen = config.norm == "frozen"
     return TransferModel(backbone, counts, config.seed, own, config.head_hidden, config.head_dropout, frozen)
 

@@ -131,14 +131,14 @@ def check_parts(config: Config, data: TransferData, processes: int, least: int) 
     if config.objective.mixes and data.spec.kind != "images":
         both = f"objective.mixup={config.objective.mixup:g} objective.cutmix={config.objective.cutmix:g}"
         raise UsageError(f"{both}: mix pictures, but the data are {data.spec.kind}; use 0")
-    for role, domain in data.domains.items():
+    for role, domain in {**data.domains, **({"shifted": data.shifted} if data.shifted else {})}.items():
         sizes = domain.sizes()
         smallest = sizes["train"] // data.steps if role == "target" else config.batch_size
         if role in data.train_on and smallest < processes * least:
             rule = f"the smallest batch of the {role} has {smallest} examples for {processes} processes"
             rule += f" that need {least} each" if least > 1 else ""
             raise UsageError(f"batch_size={config.batch_size}: {rule}; use a larger one or fewer trainer.devices")
-        for part in ("val", "test"):
+        for part in ("test",) if role == "shifted" else ("val", "test"):
             if sizes[part] < processes:
                 rule = f"the {role} has only {sizes[part]} {part} examples, one for each process at least"
                 raise UsageError(f"trainer.devices={processes}: {rule}")

@@ -257,6 +257,7 @@ class Config:
             init=pretrain.init,
             head="auto",
             norm="per_domain",
+            norm_p=0.5,
             lr_find=False,
             allow_partial=False,
             seed=pretrain.seed,

@@ -20,8 +20,8 @@ from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
 from pytorch_lightning.strategies import DDPStrategy
 
 from tlexp import launch, pictures, report, tracking
-from tlexp.assemble import Parts, assemble, build
-from tlexp.checks import OWN
+from tlexp.assemble import Parts, assemble, build, build_terms
+from tlexp.checks import OWN, check_terms
 from tlexp.config import Config
 from tlexp.errors import UsageError
 from tlexp.lr_find import find_lr
@@ -93,6 +93,7 @@ def ensure_source(config: Config) -> None:
     if (folder / "metrics.json").exists():
         return
     # A mistake in the run that asks should be said before minutes are spent on what it starts from.
+    check_terms(config, build_terms(config))
     # Terms are left out, since they may need what only that run brings: its output layer.
     plain = replace(config, init=config.pretrain.init, terms={}, data=replace(config.data, unlabelled=False))
     assemble(plain).data.read()
@@ -147,9 +148,13 @@ def train(config: Config, folder: Path, record: tracking.Record) -> None:
     with quiet():
         trainer = make_trainer(config, folder, callbacks, parts.task.phased)
         fit_started = time.perf_counter()
-        if config.lr_find:
-            trial = find_lr(parts.task, parts.data, trainer.strategy.root_device)
+        if last:
+            parts.task.lr = last.lr
+        elif config.lr_find:
+            trial = find_lr(parts.task, parts.data, trainer)
             parts.task.lr = trial.lr
+            for term in parts.task.all_terms():
+                term.check(parts.task.build_optimizer())
             save(pictures.lr_trial(trial.rates, trial.losses, trial.lr), "lr_find.png", folder, record)
         if last and last.stopped:
             trainer.fit_loop.max_epochs = last.epoch

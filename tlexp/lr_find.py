@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pytorch_lightning as pl
 import torch
 from rich.progress import track
 
@@ -37,7 +38,7 @@ class Trial:
     losses: np.ndarray
 
 
-def find_lr(task: TransferTask, data: TransferData, device: torch.device) -> Trial:
+def find_lr(task: TransferTask, data: TransferData, trainer: pl.Trainer) -> Trial:
     """Trains a copy of the task with a rate that grows from step to step, until the loss runs away.
 
     Weights, optimizer and random streams of the task itself stay as they are.
@@ -45,11 +46,12 @@ def find_lr(task: TransferTask, data: TransferData, device: torch.device) -> Tri
     Args:
         task: assembled, not yet trained.
         data: its loaders, read.
-        device: where to train.
+        trainer: whose device and precision are used.
 
     Raises:
-        UsageError: where the loss falls at no rate.
+        UsageError: where the loss falls at no rate, or the strategy has none.
     """
+    device = trainer.strategy.root_device
     rates = np.geomspace(LOW, HIGH, STEPS)
     losses: list[float] = []
     average, lowest = 0.0, math.inf
@@ -61,11 +63,14 @@ def find_lr(task: TransferTask, data: TransferData, device: torch.device) -> Tri
         trial.train()
         optimizer = trial.build_optimizer()
         factors = [group["lr"] / task.lr for group in optimizer.param_groups]
+        if not any(factors):
+            raise UsageError(f"lr_find=true: strategy={task.strategy.name} has no rate; leave it out")
         batches = _endless(data)
         for step in track(range(STEPS), "lr_find", transient=True, console=console, disable=not console.is_terminal):
             for group, factor in zip(optimizer.param_groups, factors, strict=True):
                 group["lr"] = factor * rates[step]
-            loss = trial.training_step(_moved(next(batches), device), step)
+            with trainer.strategy.precision_plugin.forward_context():
+                loss = trial.training_step(_moved(next(batches), device), step)
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()

@@ -43,6 +43,7 @@ class TransferModel(nn.Module):
 
     Attributes:
         old_head: the output layer that came with the weights the backbone starts from, if one did.
+        new: names of the backbone's tensors that did not come with them.
     """
 
     def __init__(
@@ -62,6 +63,7 @@ class TransferModel(nn.Module):
         self.memory_format = torch.contiguous_format
         self.source_statistics = source_statistics
         self.old_head: nn.Module | None = None
+        self.new: set[str] = set()
         self.heads = nn.ModuleDict()
         for domain, count in classes.items():
             with forked(seed, "head", domain):

@@ -52,11 +52,13 @@ class Interrupted(NamedTuple):
     Attributes:
         file: the checkpoint.
         epoch: that comes next, counted from 0.
+        lr: the head's rate, which may have been found.
         stopped: whether training had been stopped early already, so that the test comes next.
     """
 
     file: Path
     epoch: int
+    lr: float
     stopped: bool
 
 
@@ -79,4 +81,5 @@ def interrupted(config: Config, folder: Path) -> Interrupted | None:
     places = [Path(state["dirpath"]) for state in content["callbacks"].values() if "dirpath" in state]
     if moved := [place for place in places if place.resolve() != folder.resolve()]:
         raise UsageError(f"{folder}: this run was in {moved[0]}; move it back, or start it anew")
-    return Interrupted(file, content["epoch"] + 1, content["tlexp"]["stopped"])
+    card = content["tlexp"]
+    return Interrupted(file, content["epoch"] + 1, card.get("lr", config.lr), card["stopped"])

@@ -128,9 +128,13 @@ def output_layer(state: dict[str, torch.Tensor], left_out: Collection[str], widt
         width: of the features.
     """
     own = [name for name in left_out if name.startswith("model.heads.target.")]
-    matrices = [name for name in own or left_out if name.endswith("weight") and state[name].flatten(1).ndim == 2]
+    matrices = [name for name in own or left_out if name.endswith("weight") and state[name].ndim > 1]
     if not own:  # a published one is a single layer on the features, whatever it is called there
-        matrices = [name for name in matrices if state[name][0].numel() == width and _bias(name) in state]
+        matrices = [
+            name
+            for name in matrices
+            if state[name][0].numel() == state[name].shape[1] == width and _bias(name) in state
+        ]
         matrices = matrices if len(matrices) == 1 else []
     layers: list[nn.Module] = []
     for name in matrices:

@@ -80,6 +80,7 @@ class TransferTask(pl.LightningModule):
         )
         self._train_sums: dict[str, Tensor] = {}
         self._term_sums: dict[str, Tensor] = {}
+        self._followed = 0
         # Whatever moves in some epoch has a gradient now, so that several processes agree to average it.
         model.set_trainable(set().union(*(strategy.trainable(epoch) for epoch in epochs)))
 
@@ -170,6 +171,9 @@ class TransferTask(pl.LightningModule):
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Lets terms follow what the optimizer has done."""
+        if self.trainer.global_step == self._followed:  # gradients are still being accumulated
+            return
+        self._followed = self.trainer.global_step
         for term in self.all_terms():
             term.after_step(self.model)
 
@@ -202,8 +206,8 @@ class TransferTask(pl.LightningModule):
         """Puts every parameter that ever moves into exactly one named group."""
         groups = parameter_groups(self.model, self.strategy, self.lr, self.epochs)
         for term in self.all_terms():
-            if own := [p for p in term.parameters() if p.requires_grad]:
-                groups.append({"params": own, "name": f"terms.{term.name}", "lr": self.lr})
+            own = [p for p in term.parameters() if p.requires_grad]
+            groups += _by_decay(own, f"terms.{term.name}", self.lr)
         return self.make_optimizer(groups, lr=self.lr)
 
     def configure_optimizers(self) -> Any:
@@ -275,7 +279,12 @@ class TransferTask(pl.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Adds what makes the file readable by itself: plain values only, so that `weights_only=True` loads it."""
         metrics = {name: float(value) for name, value in self.trainer.callback_metrics.items()}
-        checkpoint["tlexp"] = {**self.card, "metrics": metrics, "stopped": bool(self.trainer.should_stop)}
+        checkpoint["tlexp"] = {
+            **self.card,
+            "lr": self.lr,
+            "metrics": metrics,
+            "stopped": bool(self.trainer.should_stop),
+        }
 
 
 def _factor(schedule: Callable[[int, int], float], total: int, step: int) -> float:
@@ -295,11 +304,13 @@ def parameter_groups(model: TransferModel, strategy: Strategy, lr: float, epochs
         if stage.name not in moving:
             continue
         own = [parameters[name] for name in stage.parameters]
-        rate = lr * strategy.lr_scale(stage)
-        decayed = [p for p in own if p.ndim > 1]
-        plain = [p for p in own if p.ndim <= 1]
-        if decayed:
-            groups.append({"params": decayed, "name": stage.name, "lr": rate})
-        if plain:
-            groups.append({"params": plain, "name": f"{stage.name}/no_decay", "lr": rate, "weight_decay": 0.0})
+        groups += _by_decay(own, stage.name, lr * strategy.lr_scale(stage))
     return groups
+
+
+def _by_decay(parameters: list[nn.Parameter], name: str, rate: float) -> list[dict[str, Any]]:
+    """Returns the groups of some parameters: those with weight decay, and those without."""
+    decayed = [p for p in parameters if p.ndim > 1]
+    plain = [p for p in parameters if p.ndim <= 1]
+    groups: list[dict[str, Any]] = [{"params": decayed, "name": name, "lr": rate}] if decayed else []
+    return groups + ([{"params": plain, "name": f"{name}/no_decay", "lr": rate, "weight_decay": 0.0}] if plain else [])

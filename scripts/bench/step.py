@@ -66,8 +66,9 @@ def ours(config: Config, parts: Parts) -> float:
 
 
 def bare(config: Config, parts: Parts) -> float:
-    """A loop that does nothing but train: the same loader, network, optimizer, schedule and precision."""
-    device = torch.device("cuda" if config.trainer.get("accelerator") == "gpu" else "cpu")
+    """A loop that does nothing but train: the same loader, network, layout and precision, AdamW and a cosine."""
+    gpu = torch.cuda.is_available() and config.trainer["accelerator"] in ("gpu", "cuda", "auto")
+    device = torch.device("cuda" if gpu else "cpu")
     model = copy.deepcopy(parts.task.model).to(device).train()
     layout = torch.channels_last if config.trainer.get("channels_last") else torch.contiguous_format
     if layout == torch.channels_last:

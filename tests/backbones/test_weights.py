@@ -7,6 +7,7 @@ from tests.conftest import differing, state
 from tlexp.backbones.small_cnn import SmallCNN
 from tlexp.backbones.weights import load_backbone, read_checkpoint
 from tlexp.errors import UsageError
+from tlexp.start import output_layer
 
 
 @pytest.mark.parametrize("prefix", ["", "module.", "model.backbone.", "_orig_mod.", "backbone.", "model.module."])
@@ -100,3 +101,23 @@ def test_a_torn_file_is_said_in_one_line(tmp_path):
     path.write_bytes(path.read_bytes()[:5000])
     with pytest.raises(UsageError, match="not a readable checkpoint"):
         read_checkpoint(path)[0]
+
+
+def test_the_output_layer_that_came_along_is_found():
+    """Ours with and without a hidden layer, a published one by its shape, and none among what only looks like one."""
+    features = torch.randn(2, 6)
+    w, b = torch.randn(3, 6), torch.randn(3)
+    ours = {"model.heads.target.weight": w, "model.heads.target.bias": b}
+    assert torch.allclose(output_layer(ours, list(ours), 6)(features), features @ w.T + b)
+    published = {"fc.weight": w[:, :, None, None], "fc.bias": b, "norm.weight": torch.ones(6), "other.weight": w[:, :4]}
+    assert torch.allclose(output_layer(published, list(published), 6)(features), features @ w.T + b)
+    two = {**published, "fc2.weight": w, "fc2.bias": b}
+    assert output_layer(two, list(two), 6) is None, "nobody knows which"
+    assert (
+        output_layer({"norm.weight": torch.ones(6), "norm.bias": torch.ones(6)}, ["norm.weight", "norm.bias"], 6)
+        is None
+    )
+    hidden = {"model.heads.target.0.weight": torch.randn(5, 6), "model.heads.target.0.bias": torch.zeros(5)}
+    hidden |= {"model.heads.target.3.weight": torch.randn(3, 5), "model.heads.target.3.bias": b}
+    first, last = hidden["model.heads.target.0.weight"], hidden["model.heads.target.3.weight"]
+    assert torch.allclose(output_layer(hidden, list(hidden), 6)(features), (features @ first.T).relu() @ last.T + b)

@@ -116,5 +116,11 @@ def test_the_penalty_with_the_smallest_validation_loss_is_kept(answer):
 def test_what_cannot_be_solved_is_said(options, message):
     with pytest.raises(UsageError, match=message):
         assemble(compose(*RUN, *options))
-    with pytest.raises(UsageError, match="cannot solve it"):
-        solved("objective.label_smoothing=0.1")
+
+
+@pytest.mark.parametrize(
+    "option", ["objective.label_smoothing=0.1", "objective.mixup=1", "data.sampling=balanced", "terms=[mcc]"]
+)
+def test_what_it_would_ignore_is_refused(option):
+    with pytest.raises(UsageError, match="cannot solve it; leave it out or use linear_probe"):
+        solved(option)

@@ -42,43 +42,64 @@ class Watch(pl.Callback):
 
 
 @pytest.mark.parametrize(("strategy", "backbone"), PAIRS)
-def test_frozen_stays_to_the_bit_and_the_rest_moves(strategy, backbone):
-    watch = Watch()
-    parts, trainer = fit(config_of(strategy, backbone), watch)
-    model = parts.task.model
+def test_a_strategy_keeps_its_contracts(strategy, backbone):
+    """One training, looked at in four ways; also after validations in the middle of an epoch."""
+    config, watch = config_of(strategy, backbone), Watch()
+    parts, trainer = fit(config, watch)
+    check_modes(parts, watch)
+    check_groups(config, parts, trainer.optimizers[0])
     trainer.validate(parts.task, parts.data, verbose=False)
-    model.train()
-    states = [*watch.states, state(model)]
+    parts.task.model.train()
+    check_what_moved(parts, [*watch.states, state(parts.task.model)])
+    changed = differing(watch.before, state(parts.task.model))
+    held = {id(p) for group in trainer.optimizers[0].param_groups for p in group["params"]}
+    assert not {name for name, p in parts.task.model.named_parameters() if id(p) not in held} & changed
+
+
+def check_what_moved(parts: Any, states: list[dict[str, torch.Tensor]]) -> None:
+    """In every epoch exactly the predicted stages changed, buffers included; the rest has no gradient."""
+    model, rule = parts.task.model, parts.task.strategy
     for epoch in range(2):
-        moving = parts.task.strategy.trainable(epoch)
+        moving = rule.trainable(epoch)
         changed = differing(states[epoch], states[epoch + 1])
         for stage in model.stages:
-            own = {*stage.parameters, *stage.buffers}
-            moves = stage.name in moving and parts.task.strategy.lr_scale(stage) > 0  # one that is solved has no rate
-            assert bool(changed & own) == moves, f"{stage.name} in epoch {epoch}"
+            moves = stage.name in moving and rule.lr_scale(stage) > 0  # one that is solved has no rate
+            assert bool(changed & {*stage.parameters, *stage.buffers}) == moves, f"{stage.name} in epoch {epoch}"
+    parameters = dict(model.named_parameters())
     for stage in model.stages:
         if stage.name not in moving:
-            assert all(not dict(model.named_parameters())[name].requires_grad for name in stage.parameters)
-            assert all(dict(model.named_parameters())[name].grad is None for name in stage.parameters)
-    changed = differing(watch.before, state(model))
-    held = {id(p) for group in trainer.optimizers[0].param_groups for p in group["params"]}
-    frozen = {name for name, p in model.named_parameters() if id(p) not in held}
-    assert not frozen & changed
+            assert not any(parameters[name].requires_grad for name in stage.parameters)
+            assert all(parameters[name].grad is None for name in stage.parameters)
 
 
-@pytest.mark.parametrize(("strategy", "backbone"), PAIRS)
-def test_modes_are_right_at_every_step(strategy, backbone):
-    """Also after validations in the middle of an epoch, and for a backbone that came in eval mode."""
-    watch = Watch()
-    parts, _ = fit(config_of(strategy, backbone), watch)
+def check_modes(parts: Any, watch: Watch) -> None:
+    """What moves is in train mode at every step, also where its library handed it over in eval mode."""
+    model = parts.task.model
     assert len(watch.modes) == 2 * parts.data.steps
-    frozen = {name for name, module in parts.task.model.named_modules() if isinstance(module, _BatchNorm)}
-    frozen = frozen if parts.task.model.frozen_statistics else set()
+    layers = {name for name, module in model.named_modules() if isinstance(module, _BatchNorm)}
+    frozen = layers if model.frozen_statistics else set()
     for step, modes in enumerate(watch.modes):
         moving = parts.task.strategy.trainable(step // parts.data.steps)
-        for stage in parts.task.model.stages:
+        for stage in model.stages:
             for name in stage.modules:
                 assert modes[name] == (stage.name in moving and name not in frozen), f"{name} in step {step}"
+
+
+def check_groups(config: Any, parts: Any, optimizer: torch.optim.Optimizer) -> None:
+    """Every parameter that ever moves is in one named group, at its stage's rate."""
+    model, rule, groups = parts.task.model, parts.task.strategy, optimizer.param_groups
+    ever = rule.trainable(0) | rule.trainable(1)
+    parameters = dict(model.named_parameters())
+    owned = [id(parameters[name]) for stage in model.stages if stage.name in ever for name in stage.parameters]
+    assert sorted(id(p) for group in groups for p in group["params"]) == sorted(owned)
+    assert len({group["name"] for group in groups}) == len(groups)
+    stages = {stage.name: stage for stage in model.stages}
+    for group in groups:
+        stage = group["name"].removesuffix("/no_decay")
+        assert group["initial_lr"] == pytest.approx(config.lr * rule.lr_scale(stages[stage]))
+        if group["name"].endswith("/no_decay"):
+            assert group["weight_decay"] == 0
+            assert all(p.ndim <= 1 for p in group["params"])
 
 
 @pytest.mark.parametrize("backbone", BACKBONES)
@@ -92,24 +113,6 @@ def test_frozen_features_do_not_depend_on_chance_or_batch_mates(backbone):
     assert torch.equal(together, model.backbone(inputs))
     model.eval()
     assert torch.equal(together, model.backbone(inputs))
-
-
-@pytest.mark.parametrize(("strategy", "backbone"), PAIRS)
-def test_every_moving_parameter_is_in_one_named_group_with_its_own_rate(strategy, backbone):
-    config = config_of(strategy, backbone)
-    parts = assemble(config)
-    model, rule = parts.task.model, parts.task.strategy
-    groups = parts.task.build_optimizer().param_groups
-    held = [id(p) for group in groups for p in group["params"]]
-    assert sorted(held) == sorted(id(p) for p in model.parameters() if p.requires_grad)
-    assert len({group["name"] for group in groups}) == len(groups)
-    stages = {stage.name: stage for stage in model.stages}
-    for group in groups:
-        stage = group["name"].removesuffix("/no_decay")
-        assert group["lr"] == pytest.approx(config.lr * rule.lr_scale(stages[stage]))
-        if group["name"].endswith("/no_decay"):
-            assert group["weight_decay"] == 0
-            assert all(p.ndim <= 1 for p in group["params"])
 
 
 def test_finetune_gives_the_backbone_a_tenth_of_the_rate():

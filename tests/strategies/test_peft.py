@@ -85,6 +85,15 @@ def test_every_adapter_moves_and_every_weight_stays(backbone):
     assert not set(trainer.optimizers[0].state) - set(parts.task.model.parameters())
 
 
+def test_biases_move_where_the_adapters_configuration_says_so():
+    run = run_of("bert", "strategy=lora", "+strategy.adapter.bias=all")
+    before = state(assemble(compose(*run)).task.model)
+    parts, _ = fit(compose(*run))
+    changed = differing(before, state(parts.task.model))
+    assert {name for name in before if name.endswith("bias")} <= changed
+    assert not {name for name in changed if name.endswith("base_layer.weight")}
+
+
 def test_gradient_checkpointing_changes_no_gradient():
     """Also where the embeddings below are frozen, so that no input of the first layer has a gradient."""
 

@@ -8,7 +8,12 @@ from tests.conftest import BACKBONES, TERMS, assemble, compose, differing, fit, 
 from tests.test_resume import RUN, kept, result, twice
 from tlexp.data.batches import Batch
 from tlexp.errors import UsageError
+from tlexp.start import source_folder
 from tlexp.terms.base import Passed, Step
+from tlexp.terms.bss import BSS
+from tlexp.terms.coral import Coral
+from tlexp.terms.mcc import MCC
+from tlexp.terms.mmd import MMD
 
 FEW = ("data.source.classes=[0,1,2]", "data.target.classes=[0,1,2]", "batch_size=6", "data.test_fraction=0.9")
 DECAY = "optimizer.weight_decay=0.01"  # which two of the options set to 0
@@ -70,13 +75,12 @@ def test_terms_there_are():
 
 
 @pytest.mark.parametrize("term", TERMS)
-def test_without_weight_a_term_is_not_there(answer, starts, term):
-    """To the bit, and to the last stream of chance."""
-    run = run_of("terms=[]", "small_cnn_batchnorm", starts)
-    plain = answer(*run)
-    off = answer(*run[:-1], f"terms=[{term}]", f"terms.{term}.weight=0")
-    assert not differing(weights(plain["folder"]), weights(off["folder"]))
-    assert plain["test/target/nll"] == off["test/target/nll"]
+def test_without_weight_a_term_is_not_there(starts, ends, term):
+    """To the bit."""
+    run = run_of(f"terms=[{term}]", "small_cnn_batchnorm", starts, "seed=3", "epochs=1")
+    off, _ = fit(compose(*run, f"terms.{term}.weight=0"))
+    assert not off.task.terms
+    assert not differing(ends("small_cnn_batchnorm"), state(off.task.model))
 
 
 def test_a_pull_without_strength_is_training_without_weight_decay(answer, starts):
@@ -105,7 +109,8 @@ def test_it_pulls_and_what_it_remembers_stays(starts, ends, term, backbone):
     fixed -= {name for name in fixed if name.split(".")[1].startswith(followers)}
     assert not moved & fixed
     own = {id(p) for p in parts.task.terms.parameters() if p.requires_grad}
-    groups = [group for group in trainer.optimizers[0].param_groups if group["name"] == f"terms.{term}"]
+    groups = [group for group in trainer.optimizers[0].param_groups if group["name"].startswith(f"terms.{term}")]
+    assert all(group["weight_decay"] == 0 for group in groups if group["name"].endswith("/no_decay"))
     assert {id(p) for group in groups for p in group["params"]} == own
     learned = {name for name, p in parts.task.terms.named_parameters() if p.requires_grad}
     assert learned <= moved
@@ -305,7 +310,13 @@ def test_delta_finds_its_layers(starts, backbone, layers):
         ),
         (("terms=[distill]",), "needs the output layer that the weights were trained with"),
         (("terms=[l2_sp]", "strategy=bitfit"), "only biases and 1-d parameters of the backbone move"),
-        (("terms=[l2_sp]", "optimizer=sgd", "lr=1", "terms.l2_sp.strength=5"), "times the rate 1 of head must stay"),
+        (("terms=[l2_sp]",), "pulls to where weights came from, but init= brings none"),
+        (("terms=[bss]", "terms.bss.k=1.5"), "terms.bss.k=1.5: must be a whole number, at least 1"),
+        (("terms=[dann]", "terms.dann.hidden=1.5"), "terms.dann.hidden=1.5: must be a whole number"),
+        (("terms=[dann]", "terms.dann.steepness=-1"), "terms.dann.steepness=-1: must be >= 0"),
+        (("terms=[mmd]", "terms.mmd.kernels=[a]"), "terms.mmd.kernels=.*: needs one exponent at least, numbers"),
+        (("terms=[delta]", "terms.delta.layers=[stage1.1.0]", "strategy.freeze_until=stage1"), "nothing up to any of"),
+        (("terms=[coral]", "terms.coral.kind=foo"), "terms.coral.kind=foo: choose one of covariance, mean"),
         (
             ("terms=[bss]", "terms.bss.k=20"),
             "the smallest batch of the target has 13 examples for 1 processes that need",
@@ -325,3 +336,84 @@ def test_delta_finds_its_layers(starts, backbone, layers):
 def test_what_cannot_work_is_said_before_training(options, message):
     with pytest.raises(UsageError, match=message):
         assemble(compose("init=random", *options))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            ("lr=1", "terms.l2_sp.strength=50"),
+            "terms.l2_sp.strength=50: times the rate 0.1 of stem must stay below 3.8",
+        ),
+        (("lr=0.1", "terms.l2_sp.head_strength=1000"), "head_strength=1000: times the rate 0.1 of head must stay"),
+    ],
+)
+def test_a_pull_that_overshoots_is_refused_where_it_pulls(starts, options, message):
+    run = run_of("terms=[l2_sp]", "small_cnn_batchnorm", starts, "optimizer=sgd")
+    with pytest.raises(UsageError, match=message):
+        assemble(compose(*run, *options))
+    assemble(compose(*run, "lr=0.4", "terms.l2_sp.strength=10"))  # the head is not pulled that way
+
+
+def test_a_wrong_option_is_said_before_a_source_is_trained(answer, tmp_path):
+    with pytest.raises(UsageError, match="choose one of covariance, mean"):
+        answer("terms=[coral]", "terms.coral.kind=foo", f"store={tmp_path}/new")
+    assert not list((tmp_path / "new").glob("*/metrics.json"))
+
+
+def test_tensors_that_a_checkpoint_did_not_bring_are_new(starts, tmp_path):
+    run = run_of("terms=[l2_sp]", "small_cnn_batchnorm", starts)
+    content = torch.load(starts("small_cnn_batchnorm").removeprefix("init="), weights_only=True)["state_dict"]
+    missing = "model.backbone.hidden.2.weight"
+    torch.save({name: tensor for name, tensor in content.items() if name != missing}, tmp_path / "part.ckpt")
+    term = assemble(compose(*run, f"init={tmp_path}/part.ckpt", "allow_partial=true")).task.terms["l2_sp"]
+    assert "backbone.hidden.2.weight" in term.heads
+    assert "backbone.hidden.2.weight" not in term.pulled
+
+
+def test_accumulated_gradients_are_one_step_to_what_follows(starts, monkeypatch):
+    parts = assemble(compose(*run_of("terms=[bi_tuning]", "small_cnn_batchnorm", starts)))
+    followed = []
+    monkeypatch.setattr(type(parts.task.terms["bi_tuning"]), "after_step", lambda self, model: followed.append(1))
+    run = run_of("terms=[bi_tuning]", "small_cnn_batchnorm", starts, "trainer.accumulate_grad_batches=2")
+    _, trainer = fit(compose(*run, "batch_size=3"))
+    assert len(followed) == trainer.global_step == 2 * -(-trainer.num_training_batches // 2)
+    assert trainer.num_training_batches > 2
+
+
+def test_half_precision_around_it_changes_no_distance():
+    torch.manual_seed(0)
+    source, target = torch.randn(32, 16), 1.1 * torch.randn(32, 16)
+    step = Step(*(Passed(x, torch.zeros(32), x, x) for x in (target, source)))
+    for term in (Coral("coral"), MMD("mmd"), MCC("mcc"), BSS("bss")):
+        plain = term(None, step)
+        with torch.autocast("cpu", torch.bfloat16):
+            half = term(None, step)
+        assert half.dtype == torch.float32
+        assert half.item() == pytest.approx(plain.item(), rel=1e-5), term.name
+
+
+def test_delta_takes_the_stages_convolution_and_not_a_gate_beside_it(starts):
+    options = ("backbone=timm", "backbone.name=seresnet50", "backbone.size=32", "terms.delta.head_strength=0")
+    model = assemble(compose(*FEW, *options, "init=random", "terms=[delta]")).task
+    assert [name.split(".")[-1] for name in model.terms["delta"].names] == ["conv3"] * 4
+
+
+@pytest.mark.parametrize("alpha", ["0.5", "inf"])
+def test_texts_that_pass_together_are_compared_word_by_word(starts, alpha):
+    run = run_of("terms=[delta]", "bert", starts, "norm=concat", "epochs=1")
+    parts, _ = fit(compose(*run, f"alpha={alpha}"))
+    assert all(tensor.isfinite().all() for tensor in state(parts.task.model).values())
+
+
+def test_old_predictions_are_calibrated_where_the_source_is_known(answer, store):
+    """Also where the source's weights are given as a file; other classes are not it."""
+    run = ("epochs=1", "terms=[co_tuning]")
+    first = answer(*run)
+    warm = weights(first["folder"])["terms.co_tuning.temperature"].item()
+    assert warm != 1
+    source = source_folder(compose(*run, f"store={store}", root=first["folder"].parent)) / "best.ckpt"
+    by_file = answer(*run, f"init={source}")
+    assert weights(by_file["folder"])["terms.co_tuning.temperature"].item() == pytest.approx(warm)
+    other = answer(*run, f"init={source}", "data.source.classes=[0,1,2]")
+    assert weights(other["folder"])["terms.co_tuning.temperature"].item() == 1

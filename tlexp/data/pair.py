@@ -111,13 +111,15 @@ class TransferData(pl.LightningDataModule):
             reading.augment.transform(spec)  # what it refuses should be said now
         self._raw: dict[tuple[str, str], ArrayDataset] = {}
         self._datasets: dict[tuple[str, str], ArrayDataset] = {}
-        for role, domain in self.domains.items():
+        for role, domain in {**self.domains, **({"shifted": shifted} if shifted else {})}.items():
             kind = domain.samples.inputs.kind
             if kind != spec.kind:
                 raise UsageError(f"the {role} {domain.samples.name} holds {kind}, but the backbone takes {spec.kind}")
             if reading.augment and kind != "images":
                 rule = f"changes pictures, but the {role} {domain.samples.name} holds {kind}; use augment=none"
                 raise UsageError(f"augment={reading.augment.name}: {rule}")
+            if role == "shifted":
+                continue
             domain.check(role)
             size = domain.sizes()["train"]
             if role in train_on and batch_size > size:

@@ -63,8 +63,14 @@ class ClosedProbe(HeadsOnly):
         """Solves the head and keeps the best on the validation split."""
         rows = [(role, 1.0 if role == "target" else task.alpha) for role in task.loss_roles]
         criteria: list[Any] = [task.criteria[role] for role, _ in rows]
-        if any(criterion.label_smoothing for criterion in criteria):
-            raise UsageError(f"objective.label_smoothing: strategy={self.name} cannot solve it; use 0 or linear_probe")
+        for key, there in (
+            ("objective.label_smoothing", any(criterion.label_smoothing for criterion in criteria)),
+            ("objective.mixup and objective.cutmix", task.mix is not None),
+            ("data.sampling=balanced", data.reading.balanced),
+            ("terms", len(task.terms) > 0),
+        ):
+            if there:
+                raise UsageError(f"{key}: strategy={self.name} cannot solve it; leave it out or use linear_probe")
         parts = [data.features(task.model, role, "train") for role, _ in rows]
         features, labels = (torch.cat(column) for column in zip(*parts, strict=True))
         n = len(parts[0][1])  # in units of which the first role's examples weigh 1, as without a source

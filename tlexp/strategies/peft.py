@@ -94,7 +94,7 @@ def injected(backbone: nn.Module, stages: list[Stage], adapter: Any, name: str) 
     after = _tensors(backbone)
     known = {n: stage_of_tensor[id(tensor)] for n, tensor in after.items() if id(tensor) in stage_of_tensor}
     stage_of = {n: known.get(n) or _nearest(n, known) for n in after}
-    own = {n for n, _ in backbone.named_parameters() if n not in known}
+    own = {n for n, parameter in backbone.named_parameters() if parameter.requires_grad}  # adapters, perhaps biases
     if not own:
         raise UsageError(f"strategy={name}: {type(adapter).__name__} adds nothing that trains to this backbone")
     return group_stages(backbone, stage_of, [stage.name for stage in stages]), own

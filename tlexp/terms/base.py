@@ -87,6 +87,15 @@ class Term(nn.Module):
         if not holds:
             raise UsageError(f"terms.{self.name}.{key}={value}: {rule}")
 
+    def whole(self, key: str, value: object, least: int = 1) -> None:
+        """Makes sure that an option is a whole number, `least` at least.
+
+        Raises:
+            UsageError: where it is not.
+        """
+        ok = isinstance(value, int) and not isinstance(value, bool) and value >= least
+        self.require(ok, key, value, f"must be a whole number, at least {least}")
+
     def prepare(self, model: TransferModel, data: "TransferData") -> None:
         """Builds what the term keeps; what moves in some epoch has `requires_grad` already.
 
@@ -152,6 +161,11 @@ def mean(values: Tensor, passed: Passed) -> Tensor:
 def single(x: Tensor) -> Tensor:
     """Returns a tensor in single precision at least, whatever the rest of the step has."""
     return x if x.dtype == torch.float64 else x.float()
+
+
+def exactly(x: Tensor) -> torch.autocast:
+    """Computes as precisely as the inputs are inside the block, also where the rest of the step does not."""
+    return torch.autocast(x.device.type, enabled=False)
 
 
 def world_size() -> int:

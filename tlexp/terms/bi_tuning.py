@@ -5,10 +5,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from tlexp.errors import UsageError
 from tlexp.model import TransferModel
-from tlexp.terms.base import Frozen, Step, Term, mean, world_size
+from tlexp.terms.base import Frozen, Step, Term, exactly, mean, world_size
 
 if TYPE_CHECKING:
     from tlexp.data.pair import TransferData
@@ -52,8 +53,8 @@ class BiTuning(Term):
         temperature: float = 0.07,
     ) -> None:
         super().__init__(name, weight)
-        self.require(queue >= 1, "queue", queue, "must be at least 1")
-        self.require(projection >= 1, "projection", projection, "must be at least 1")
+        self.whole("queue", queue)
+        self.whole("projection", projection)
         self.require(0 <= momentum < 1, "momentum", momentum, "must lie in [0, 1)")
         self.require(temperature > 0, "temperature", temperature, "must be above 0")
         self.size, self.projection, self.momentum, self.temperature = queue, projection, momentum, temperature
@@ -64,10 +65,16 @@ class BiTuning(Term):
             raise UsageError(f"terms=[{self.name}]: needs a linear head; use head_hidden=0 head_dropout=0")
         width, classes = model.backbone.num_features, model.classes["target"]
         self.projector = nn.Linear(width, self.projection)
+        self.alike = not data.reading.augment
         self.key_backbone, self.key_projector = Frozen(model.backbone), Frozen(self.projector)
         self.register_buffer("queue_z", torch.zeros(classes, self.size, self.projection))
         self.register_buffer("queue_y", torch.zeros(classes, self.size, width + 1))
         self.register_buffer("filled", torch.zeros(classes, dtype=torch.long))
+
+    def check(self, optimizer: Optimizer) -> list[str]:
+        """Says where there is but one view."""
+        rule = "both of its views are the same, since nothing varies training inputs; pictures have augment="
+        return [f"{self.name}: {rule}"] if self.alike else []
 
     def forward(self, model: TransferModel, step: Step) -> Tensor:
         """Compares the batch with the queues, then queues its keys."""
@@ -80,7 +87,8 @@ class BiTuning(Term):
         rows = F.normalize(torch.cat([head.weight, head.bias[:, None]], 1).detach().float(), dim=1)[labels]
         y = with_one(passed.features.float())
         own = ((z * z_keys).sum(1), (rows * y).sum(1))
-        queues = (z @ self.queue_z.flatten(0, 1).T, rows @ self.queue_y.flatten(0, 1).T)
+        with exactly(z):
+            queues = (z @ self.queue_z.flatten(0, 1).T, rows @ self.queue_y.flatten(0, 1).T)
         losses = [self._contrast(mine, queued, labels) for mine, queued in zip(own, queues, strict=True)]
         self._enqueue(z_keys, with_one(keys), labels)
         return mean(losses[0] + losses[1], passed)

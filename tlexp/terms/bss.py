@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from tlexp.model import TransferModel
-from tlexp.terms.base import Step, Term, single
+from tlexp.terms.base import Step, Term, exactly, single
 
 if TYPE_CHECKING:
     from tlexp.data.pair import TransferData
@@ -32,7 +32,7 @@ class BSS(Term):
 
     def __init__(self, name: str, weight: float = 0.001, k: int = 1) -> None:
         super().__init__(name, weight)
-        self.require(k >= 1, "k", k, "must be at least 1")
+        self.whole("k", k)
         self.k, self.least = k, max(2, k)
 
     def prepare(self, model: TransferModel, data: "TransferData") -> None:
@@ -43,6 +43,6 @@ class BSS(Term):
     def forward(self, model: TransferModel, step: Step) -> Tensor:
         """Takes singular values in single precision: the Gram matrix would square their condition number."""
         assert step.target is not None
-        with torch.autocast(step.target.features.device.type, enabled=False):
+        with exactly(step.target.features):
             values: Tensor = torch.linalg.svdvals(single(step.target.features))
         return values[-self.k :].pow(2).sum()

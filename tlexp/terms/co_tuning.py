@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from scipy.optimize import minimize_scalar
 from torch import Tensor
+from torch.optim import Optimizer
 
 from tlexp.model import TransferModel
 from tlexp.terms.base import Step, Term, mean, output_layer
@@ -50,10 +51,16 @@ class CoTuning(Term):
         self.register_buffer("relation", torch.full((model.classes["target"], old), 1 / old))
         self.register_buffer("temperature", torch.ones(()))
 
+        self.calibrates = data.reference is not None
+
+    def check(self, optimizer: Optimizer) -> list[str]:
+        """Says where old predictions are taken as they are."""
+        rule = "old predictions are not calibrated, since the run does not know what the weights were trained on"
+        return [] if self.calibrates else [f"{self.name}: {rule}"]
+
     def start(self, model: TransferModel, data: "TransferData") -> None:
         """Measures temperature and relationship."""
-        source = data.reference
-        if source is not None and len(source.samples.classes) == self.relation.shape[1]:
+        if self.calibrates:
             self.temperature.fill_(calibrated(*self._old_logits(model, data, "reference", "val")))
         logits, labels = self._old_logits(model, data, "target", "train")
         p, classes = (logits / self.temperature.cpu()).softmax(1).numpy(), len(self.relation)

@@ -3,7 +3,7 @@
 from torch import Tensor
 
 from tlexp.model import TransferModel
-from tlexp.terms.base import Step, Term, single
+from tlexp.terms.base import Step, Term, exactly, single
 
 
 class Coral(Term):
@@ -33,7 +33,8 @@ class Coral(Term):
         assert step.target is not None
         assert step.source is not None
         source, target = single(step.source.features), single(step.target.features)
-        difference = (covariance(source) - covariance(target)).pow(2)
+        with exactly(source):
+            difference = (covariance(source) - covariance(target)).pow(2)
         if self.kind == "covariance":
             return difference.sum() / (4 * source.shape[1] ** 2)
         return (source.mean(0) - target.mean(0)).pow(2).mean() + difference.mean()

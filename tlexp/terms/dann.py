@@ -47,7 +47,7 @@ class DANN(Term):
         steepness: of the growth.
 
     Raises:
-        UsageError: without hidden units.
+        UsageError: for a value outside its range.
     """
 
     roles = ("target", "source")
@@ -56,7 +56,8 @@ class DANN(Term):
 
     def __init__(self, name: str, weight: float = 1.0, hidden: int = 1024, steepness: float = 10.0) -> None:
         super().__init__(name, weight)
-        self.require(hidden >= 1, "hidden", hidden, "must be at least 1")
+        self.whole("hidden", hidden)
+        self.require(steepness >= 0, "steepness", steepness, "must be >= 0; 0 reverses nothing")
         self.hidden, self.steepness = hidden, steepness
 
     def prepare(self, model: TransferModel, data: "TransferData") -> None:
@@ -107,7 +108,8 @@ class CDAN(DANN):
         random: int = 1024,
     ) -> None:
         super().__init__(name, weight, hidden, steepness)
-        self.require(random >= 1, "random", random, "must be at least 1")
+        self.whole("random", random)
+        self.whole("widest", widest, 0)
         self.entropy, self.widest, self.random = entropy, widest, random
 
     def prepare(self, model: TransferModel, data: "TransferData") -> None:

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from tlexp.data.pair import TransferData
 
 
-BESIDE = ("downsample", "shortcut")  # what residual networks call a way around their layers
+# What networks call a way around their layers, a gate beside them, and adapters.
+BESIDE = ("downsample", "shortcut", "se", "attn", "gate", "lora_A", "lora_B")
 
 
 class Maps:
@@ -95,9 +96,10 @@ class Delta(Term):
         self.require(strength >= 0, "strength", strength, "must be >= 0")
         self.require(head_strength >= 0, "head_strength", head_strength, "must be >= 0")
         self.require(attention in ("uniform", "measured"), "attention", attention, "choose one of uniform, measured")
-        self.require(examples is None or examples >= 1, "examples", examples, "must be at least 1, or null for all")
+        if examples is not None:
+            self.whole("examples", examples)
         self.strength, self.head_strength, self.attention = strength, head_strength, attention
-        self.layers, self.examples = layers, examples
+        self.layers, self.examples = [layers] if isinstance(layers, str) else layers, examples
 
     def prepare(self, model: TransferModel, data: "TransferData") -> None:
         """Finds the layers, watches them in the backbone and in a copy of it, and makes room for the weights."""
@@ -108,6 +110,7 @@ class Delta(Term):
             self.require(
                 name in known, "layers", name, "the backbone has no such module; its names are as in a checkpoint"
             )
+        self.require(_moves_below(model, self.names), "layers", self.names, "nothing up to any of these layers moves")
         self.heads = moving(model, [name for stage in model.head_stages for name in stage.parameters])
         self.teacher = Frozen(backbone)
         for name, width in zip(self.names, _widths(self.teacher.module, self.names), strict=True):
@@ -130,10 +133,10 @@ class Delta(Term):
             total, seen = 0.0, 0
             for batch in batches:
                 logits = probe(self.teacher(model.prepared(_moved(batch.inputs, device))).float().cpu())[: n - seen]
+                self.before.passes = []  # which are kept for a step alone
                 total += float(F.cross_entropy(logits, batch.labels[: n - seen], reduction="sum"))
                 if (seen := seen + len(logits)) >= n:
                     break
-            self.before.passes = []
             return total / n
 
         whole = loss()
@@ -158,7 +161,8 @@ class Delta(Term):
         mask = inputs["attention_mask"] if isinstance(inputs, dict) else None
         value = torch.zeros((), device=step.target.features.device)
         for name, ours, other in zip(self.names, self.now.first(), self.before.first(), strict=True):
-            squares = (ours[:n].float() - other.float()).pow(2).flatten(2)  # (batch, channels, positions)
+            ours = ours[:n] if mask is None else ours[:n, :, : other.shape[2]]  # a joint pass may have padded further
+            squares = (ours.float() - other.float()).pow(2).flatten(2)  # (batch, channels, positions)
             there = torch.ones_like(squares[:, :1]) if mask is None else mask[:, None, : squares.shape[2]].to(squares)
             each = (squares * there).sum(2) / there.sum(2)
             channel_weights = self.get_buffer(_key(name))
@@ -187,12 +191,23 @@ def chosen_layers(model: TransferModel) -> list[str]:
             continue
         own = [name.removeprefix("backbone.") for name in stage.modules]
         convolutions = [name for name in own if isinstance(modules[name], nn.Conv1d | nn.Conv2d | nn.Conv3d)]
-        convolutions = [name for name in convolutions if not any(beside in name for beside in BESIDE)]
+        convolutions = [name for name in convolutions if not set(BESIDE) & set(name.split("."))]
         layers += convolutions[-1:] or _tops(stage, own)
     if not layers:
         looked = "the last convolution of each stage after the first, or a module that is the whole stage"
         raise UsageError(f"terms=[delta]: found none of what it looks for, {looked}; name some by terms.delta.layers=")
     return layers
+
+
+def _moves_below(model: TransferModel, layers: list[str]) -> bool:
+    """Returns whether a stage moves that comes before the end of one of the layers, or is where it is."""
+    stages = model.backbone_stages
+    ends = [i for i, s in enumerate(stages) for layer in layers if any(_inside(name, layer) for name in s.parameters)]
+    return any(moving(model, stage.parameters) for stage in stages[: max(ends, default=len(stages)) + 1])
+
+
+def _inside(parameter: str, layer: str) -> bool:
+    return parameter.startswith(f"backbone.{layer}.")
 
 
 def _tops(stage: Stage, modules: list[str]) -> list[str]:

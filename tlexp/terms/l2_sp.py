@@ -6,9 +6,10 @@ import torch
 from torch import Tensor
 from torch.optim import SGD, Optimizer
 
+from tlexp.backbones.base import Stage
 from tlexp.errors import UsageError
-from tlexp.model import TransferModel
-from tlexp.terms.base import Step, Term, moving
+from tlexp.model import HEAD, SOURCE_HEAD, TransferModel
+from tlexp.terms.base import Step, Term, exactly, moving
 
 if TYPE_CHECKING:
     from tlexp.data.pair import TransferData
@@ -32,6 +33,8 @@ class L2SP(Term):
             descent at this rate would overshoot the start further with each step.
     """
 
+    roles = ()
+
     def __init__(
         self,
         name: str,
@@ -47,28 +50,36 @@ class L2SP(Term):
         self.strength, self.head_strength, self.parameters_kind = strength, head_strength, parameters
 
     def prepare(self, model: TransferModel, data: "TransferData") -> None:
-        """Remembers the start of everything that it pulls at."""
+        """Remembers the start of everything that came with the weights; what did not is as new as the heads."""
         tensors = dict(model.named_parameters())
 
-        def pulled(stages: list[str]) -> list[str]:
-            return [n for n in moving(model, stages) if self.parameters_kind == "all" or tensors[n].ndim > 1]
+        def pulled(stages: list[Stage]) -> list[str]:
+            names = moving(model, [name for stage in stages for name in stage.parameters])
+            return [name for name in names if self.parameters_kind == "all" or tensors[name].ndim > 1]
 
-        self.pulled = pulled([name for stage in model.backbone_stages for name in stage.parameters])
-        self.heads = pulled([name for stage in model.head_stages for name in stage.parameters])
-        if not self.pulled:
+        backbone = pulled(model.backbone_stages)
+        if not backbone:
             rule = "only biases and 1-d parameters of the backbone move; use terms.l2_sp.parameters=all"
             raise UsageError(f"terms=[{self.name}]: {rule}")
+        self.pulled = [name for name in backbone if name not in model.new]
+        self.heads = [*(name for name in backbone if name in model.new), *pulled(model.head_stages)]
+        if not self.pulled:
+            raise UsageError(
+                f"terms=[{self.name}]: pulls to where weights came from, but init= brings none; take it out"
+            )
         for index, name in enumerate(self.pulled):
             self.register_buffer(f"start_{index}", tensors[name].detach().clone())
 
     def check(self, optimizer: Optimizer) -> list[str]:
         """Sees that descent is stable, lr * strength < 2 * (1 + momentum), and that weight decay is not there twice."""
-        pull = self.weight * self.strength
         for group in optimizer.param_groups:
+            stage = group["name"].removesuffix("/no_decay")
+            key = "head_strength" if stage in (HEAD, SOURCE_HEAD) else "strength"
+            pull = 0.0 if stage.startswith("terms.") else self.weight * getattr(self, key)
             limit = 2 * (1 + group.get("momentum", 0.0))
             if isinstance(optimizer, SGD) and group["lr"] * pull >= limit:
-                rule = f"times the rate {group['lr']:g} of {group['name']} must stay below {limit:g}; lower it or lr="
-                raise UsageError(f"terms.{self.name}.strength={self.strength:g}: {rule}")
+                rule = f"times the rate {group['lr']:g} of {stage} must stay below {limit:g}; lower it or lr="
+                raise UsageError(f"terms.{self.name}.{key}={getattr(self, key):g}: {rule}")
         decay = max(group.get("weight_decay", 0.0) for group in optimizer.param_groups)
         return [f"{self.name} pulls to the start while weight_decay={decay:g} pulls to zero"] if decay else []
 
@@ -76,8 +87,8 @@ class L2SP(Term):
         """Sums squares in single precision, also where the rest of the step has less."""
         parameters = dict(model.named_parameters())
         device = next(iter(parameters.values())).device
-        with torch.autocast(device.type, enabled=False):
-            value = torch.zeros((), device=device)
+        value = torch.zeros((), device=device)
+        with exactly(value):
             if self.strength:
                 for index, name in enumerate(self.pulled):
                     value = value + (parameters[name].float() - self.get_buffer(f"start_{index}")).pow(2).sum()

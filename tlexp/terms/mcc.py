@@ -3,7 +3,7 @@
 from torch import Tensor
 
 from tlexp.model import TransferModel
-from tlexp.terms.base import Step, Term, single
+from tlexp.terms.base import Step, Term, exactly, single
 
 
 class MCC(Term):
@@ -37,6 +37,7 @@ class MCC(Term):
         entropy = -(p * p.clamp(min=1e-5).log()).sum(1).detach()
         certainty = 1 + (-entropy).exp()
         weights = len(p) * certainty / certainty.sum()
-        confusion = (p * weights[:, None]).T @ p
+        with exactly(p):
+            confusion = (p * weights[:, None]).T @ p
         confusion = confusion / (confusion.sum(1, keepdim=True) + 1e-12)  # a class that nobody predicts has no row
         return (confusion.sum() - confusion.trace()) / len(confusion)

@@ -31,7 +31,8 @@ class MMD(Term):
         self, name: str, weight: float = 1.0, kernels: tuple[int, ...] = (-3, -2, -1, 0, 1), unbiased: bool = True
     ) -> None:
         super().__init__(name, weight)
-        self.require(len(kernels) > 0, "kernels", kernels, "needs one exponent at least")
+        ok = len(kernels) > 0 and all(isinstance(u, int | float) for u in kernels)
+        self.require(ok, "kernels", kernels, "needs one exponent at least, numbers all of them")
         self.kernels, self.unbiased = tuple(kernels), unbiased
 
     def forward(self, model: TransferModel, step: Step) -> Tensor:
