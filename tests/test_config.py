@@ -46,6 +46,7 @@ WRONG = [
     (("tracking=mlflow", "tracking.uri=./mlruns"), "MLflow keeps no runs in plain folders any more; use sqlite:"),
     (("tracking=mlflow", "tracking.uri=file:///tmp/mlruns"), "MLflow keeps no runs in plain folders"),
     (("tracking=mlflow", "tracking.experiment=' '"), "needs a name"),
+    (("terms=[corall]",), "Could not find 'terms/corall' Available options in 'terms': bi_tuning bss cdan co_tuning"),
     (("strategy=finetun",), "Could not find 'strategy/finetun' Available options in 'strategy': bitfit closed_probe"),
     (("alhpa=1",), "Could not override 'alhpa': there is no such option; --help lists them"),
     (("+alhpa=1",), "Key 'alhpa' not in 'Config': there is no such option"),

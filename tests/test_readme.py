@@ -16,6 +16,7 @@ from tests.data.test_readers import tree
 TEXT = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", TEXT, flags=re.DOTALL)
 COMMANDS = [line for kind, block in BLOCKS if kind == "bash" for line in block.splitlines() if "run.py" in line]
+DEMOS = re.findall(r"<!-- (\w+\.py) (\S+) -->\n(.*?)\n\n", TEXT, flags=re.DOTALL)
 TABLES = re.findall(r"<!-- table (\S+) -->\n(.*?)\n\n", TEXT, flags=re.DOTALL)
 
 
@@ -82,11 +83,19 @@ def test_a_shell_takes_every_command_as_it_stands():
 
 def test_there_are_tables():
     assert len(TABLES) == TEXT.count("<!-- table") >= 4
+    assert len(DEMOS) == TEXT.count(".py docs/results") == 3
 
 
 @pytest.mark.parametrize(("file", "shown"), TABLES)
 def test_a_table_is_what_its_file_says(file, shown):
     assert alpha_curve("table", str(ROOT / file), cwd=ROOT) == shown.strip()
+
+
+@pytest.mark.parametrize(("script", "file", "shown"), DEMOS)
+def test_a_demonstrations_table_is_what_its_file_says(script, file, shown):
+    options = ["table", file] if script == "digits.py" else ["--table", file]
+    line = [sys.executable, str(ROOT / "scripts/demos" / script), *options]
+    assert subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip() == shown.strip()
 
 
 @pytest.mark.slow

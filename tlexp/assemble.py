@@ -96,18 +96,11 @@ def assemble(config: Config) -> Parts:
         data.encoder = model
         notices.append("the backbone is frozen: each example passes through it once, before the first epoch")
     model.set_trainable(moving)
-    for term in terms.values():
-        if frozen and term.needs_backbone:
-            rule = f"pulls at the backbone, which strategy={config.strategy['name']} leaves frozen; take it out"
-            raise UsageError(f"terms=[{term.name}]: {rule}")
-        if term.looks_at_source and config.data.source is not None and "classes" in card:
-            reference = domains["source"] if "source" in domains else read_domain(config, "source", cache)
-            same = reference.samples.classes == tuple(card["classes"]["target"])
-            data.reference = reference if same else None
-        with forked(config.seed, "terms", term.name):
-            term.prepare(model, data)
-    data.views = max([1, *(term.views for term in terms.values())])
-    model.old_head = None  # those who wanted it have a copy
+    if any(term.looks_at_source for term in terms.values()) and config.data.source and "classes" in card:
+        reference = domains["source"] if "source" in domains else read_domain(config, "source", cache)
+        same = reference.samples.classes == tuple(card["classes"]["target"])
+        data.reference = reference if same else None
+    prepare_terms(config, terms, model, data, frozen)
     tested = [*evaluated, *(["shifted"] if "shifted" in domains else [])]
     task = build_task(config, model, strategy, {role: domains[role] for role in tested}, epochs, terms)
     optimizer = task.build_optimizer()
@@ -121,6 +114,24 @@ def build_terms(config: Config) -> dict[str, Term]:
     """Returns the terms by name; one without weight is not there at all."""
     terms: dict[str, Term] = {name: build("terms", node) for name, node in config.terms.items()}
     return {name: term for name, term in terms.items() if term.weight > 0}
+
+
+def prepare_terms(
+    config: Config, terms: dict[str, Term], model: TransferModel, data: TransferData, frozen: bool
+) -> None:
+    """Lets terms build what they keep, each with a stream of its own.
+
+    Raises:
+        UsageError: for one that has nothing to act on, or does not fit the model.
+    """
+    for term in terms.values():
+        if frozen and term.needs_backbone:
+            rule = f"pulls at the backbone, which strategy={config.strategy['name']} leaves frozen; take it out"
+            raise UsageError(f"terms=[{term.name}]: {rule}")
+        with forked(config.seed, "terms", term.name):
+            term.prepare(model, data)
+    data.views = max([1, *(term.views for term in terms.values())])
+    model.old_head = None  # those who wanted it have a copy
 
 
 def train_on(config: Config, terms: dict[str, Term]) -> tuple[str, ...]:

@@ -118,6 +118,10 @@ def one_line(error: Exception) -> str:
     key = key.group(1) if isinstance(key, re.Match) else key
     text = re.sub(r"\n\s*(full_key|object_type|reference_type)[:=].*", "", text)
     text = re.sub(r"\s*\n\s*", " ", text).strip()
+    if found := re.search(r"Could not load '(\w+)/([^']+)'", text):  # of a list, for which Hydra names no choices
+        group, option = found.groups()
+        known = " ".join(sorted(path.stem for path in (CONF / group).glob("*.yaml")))
+        return f"Could not find '{group}/{option}' Available options in '{group}': {known}"
     if "To append to your config use +" in text or "is not in struct" in text or "not in 'Config'" in text:
         return f"{text.split('. To append')[0].split(' Key ')[0]}: there is no such option; --help lists them"
     if "mismatched input" in text or "no viable alternative" in text or "token recognition" in text:

@@ -91,19 +91,22 @@ def answer(method: str, noise: float, seed: int) -> dict[str, float]:
     rule.prepare(model, None)
     optimizer = torch.optim.SGD(parameter_groups(model, rule, RATE, range(PROBE + 1)), lr=RATE)
     epoch = taken = 0
-    for taken in range(MOST):  # noqa: B007
-        model.set_trainable(rule.trainable(epoch))
-        output.bias.requires_grad_(False)  # the truth has none
+    moving: set[str] = set()
+    for taken in range(MOST):
+        if rule.trainable(epoch) != moving:
+            moving = set(rule.trainable(epoch))
+            model.set_trainable(moving)
+            output.bias.requires_grad_(False)  # the truth has none
         loss = (model(x)[:, 0] - y).pow(2).mean()
         optimizer.zero_grad()
         loss.backward()
-        moved = sum(p.grad.pow(2).sum().item() for p in model.parameters() if p.grad is not None)
+        still = sum(p.grad.pow(2).sum().item() for p in model.parameters() if p.grad is not None) < STILL
         if loss.item() < RESIDUAL:
             break
-        if moved < STILL:
-            if epoch == PROBE or not rule.trainable(PROBE) > rule.trainable(0):
-                break
-            epoch = PROBE  # the probe has arrived; on to the next phase
+        if still and rule.trainable(epoch) == rule.trainable(PROBE):
+            break
+        if still or taken == PROBE:
+            epoch = PROBE  # a probe has arrived, or has had its time; on to the next phase, if there is one
             continue
         optimizer.step()
     with torch.no_grad():

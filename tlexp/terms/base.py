@@ -76,7 +76,8 @@ class Term(nn.Module):
     def __init__(self, name: str, weight: float) -> None:
         super().__init__()
         self.name, self.weight = name, weight
-        self.require(math.isfinite(weight) and weight >= 0, "weight", weight, "must be finite and >= 0; 0 is off")
+        ok = isinstance(weight, int | float) and math.isfinite(weight) and weight >= 0
+        self.require(ok, "weight", weight, "must be finite and >= 0; 0 is off")
 
     def require(self, holds: bool, key: str, value: object, rule: str) -> None:
         """Makes sure that an option's value is one it can have.
