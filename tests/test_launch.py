@@ -13,7 +13,7 @@ import torch
 import yaml
 from mlflow import MlflowClient
 
-from tests.conftest import BACKBONES, QUICK, ROOT, STRATEGIES, command, compose, options_of, weights
+from tests.conftest import BACKBONES, QUICK, ROOT, STRATEGIES, WHOLE, command, compose, options_of, weights
 from tlexp import experiment, launch
 from tlexp.assemble import assemble
 from tlexp.errors import UsageError
@@ -57,6 +57,24 @@ CASES = {
 CASES |= {
     f"bert-{pooling}": (*BACKBONES["bert"], "data.test_fraction=0.07", f"backbone.pooling={pooling}", "alpha=0.5")
     for pooling in ("mean", "cls", "pooler")
+}
+# Every strategy on every kind of network, without what processes draw or normalise for themselves.
+ALIKE = {
+    "timm_resnet": ("norm=frozen",),
+    "timm_vit": ("backbone.drop_path_rate=0",),
+    "bert": ("data.test_fraction=0.07", "backbone.dropout=0"),
+}
+CASES |= {
+    f"{strategy}-{kind}": (
+        *BACKBONES[kind],
+        f"strategy={strategy}",
+        *options_of(strategy, kind),
+        *undropped(strategy),
+        "alpha=0.5",
+        *alike,
+    )
+    for strategy in (STRATEGIES if WHOLE else ())
+    for kind, alike in ALIKE.items()
 }
 # Terms that are means or sums over examples, or look at weights alone; the others compare within a process.
 CASES["terms"] = ("init=source", "pretrain.batch_size=16", "alpha=0.5", "terms=[l2_sp,delta,distill,co_tuning]")

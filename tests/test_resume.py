@@ -13,7 +13,7 @@ import torch
 from filelock import FileLock
 from mlflow import MlflowClient
 
-from tests.conftest import BACKBONES, QUICK, ROOT, STRATEGIES, command, compose, differing, options_of
+from tests.conftest import BACKBONES, KINDS, QUICK, ROOT, STRATEGIES, WHOLE, command, compose, differing, options_of
 from tlexp import experiment, resume
 from tlexp.errors import UsageError
 
@@ -59,7 +59,7 @@ def twice(config, folder, monkeypatch, epochs=2):
 @pytest.mark.parametrize(
     ("strategy", "backbone"),
     [(strategy, "small_cnn_batchnorm") for strategy in STRATEGIES]
-    + [(strategy, backbone) for strategy in ("finetune", "lp_ft") for backbone in ("timm_resnet", "timm_vit", "bert")],
+    + [(strategy, kind) for strategy in (STRATEGIES if WHOLE else ("finetune", "lp_ft")) for kind in KINDS],
 )
 def test_every_strategy_goes_on_as_if_nothing_had_happened(tmp_path, monkeypatch, strategy, backbone):
     """Weights, statistics, rates and history are equal to the bit: BatchNorm, dropout and both domains included."""

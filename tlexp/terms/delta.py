@@ -1,6 +1,7 @@
 """DELTA: feature maps stay near those of the start, where that matters."""
 
 import sys
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -32,27 +33,27 @@ class Maps:
     """
 
     def __init__(self, backbone: nn.Module, layers: list[str], always: bool) -> None:
-        self.passes: list[list[Tensor]] = []
+        self.passes: list[dict[str, Tensor]] = []
         self.open, self.always = False, always
         backbone.register_forward_pre_hook(self._begin)
         backbone.register_forward_hook(self._end)
         for layer in layers:
-            backbone.get_submodule(layer).register_forward_hook(self._keep)
+            backbone.get_submodule(layer).register_forward_hook(partial(self._keep, layer))
 
     def _begin(self, *_: Any) -> None:
         self.open = self.always or torch.is_grad_enabled()
         if self.open:
-            self.passes.append([])
+            self.passes.append({})
 
     def _end(self, *_: Any) -> None:
         self.open = False  # what is computed again on the way back is not a pass
 
-    def _keep(self, module: nn.Module, inputs: Any, output: Any) -> None:
-        if self.open:
-            self.passes[-1].append(channels_first(output))
+    def _keep(self, layer: str, module: nn.Module, inputs: Any, output: Any) -> None:
+        if self.open:  # of a layer that is used twice the last use counts
+            self.passes[-1][layer] = channels_first(output)
 
-    def first(self) -> list[Tensor]:
-        """Returns the maps of the first pass since the last call."""
+    def first(self) -> dict[str, Tensor]:
+        """Returns the maps of the first pass since the last call, by layer."""
         passes, self.passes = self.passes, []
         return passes[0]
 
@@ -113,7 +114,11 @@ class Delta(Term):
         self.require(_moves_below(model, self.names), "layers", self.names, "nothing up to any of these layers moves")
         self.heads = moving(model, [name for stage in model.head_stages for name in stage.parameters])
         self.teacher = Frozen(backbone)
-        for name, width in zip(self.names, _widths(self.teacher.module, self.names), strict=True):
+        widths = _widths(self.teacher.module, self.names)
+        if unused := [name for name in self.names if name not in widths]:
+            self.require(self.layers is None, "layers", unused[0], "takes no part in a forward pass as a module")
+            self.names = list(widths)
+        for name, width in widths.items():
             self.register_buffer(_key(name), torch.full((width,), 1 / width))
         self.before = Maps(self.teacher.module, self.names, always=True)
         self.now = Maps(backbone, self.names, always=False)
@@ -160,7 +165,9 @@ class Delta(Term):
         self.teacher(inputs)
         mask = inputs["attention_mask"] if isinstance(inputs, dict) else None
         value = torch.zeros((), device=step.target.features.device)
-        for name, ours, other in zip(self.names, self.now.first(), self.before.first(), strict=True):
+        now, before = self.now.first(), self.before.first()
+        for name in self.names:
+            ours, other = now[name], before[name]
             ours = ours[:n] if mask is None else ours[:n, :, : other.shape[2]]  # a joint pass may have padded further
             squares = (ours.float() - other.float()).pow(2).flatten(2)  # (batch, channels, positions)
             there = torch.ones_like(squares[:, :1]) if mask is None else mask[:, None, : squares.shape[2]].to(squares)
@@ -241,8 +248,8 @@ def _without(channel: int) -> Any:
     return hook
 
 
-def _widths(backbone: Any, names: list[str]) -> list[int]:
-    """Returns the number of channels of each layer by one forward pass."""
+def _widths(backbone: Any, names: list[str]) -> dict[str, int]:
+    """Returns the number of channels of each layer that one forward pass meets, in the order of `names`."""
     widths: dict[str, int] = {}
 
     def keep(name: str) -> Any:
@@ -253,7 +260,7 @@ def _widths(backbone: Any, names: list[str]) -> list[int]:
         backbone(backbone.input.example(2))
     for handle in handles:
         handle.remove()
-    return [widths[name] for name in names]
+    return {name: widths[name] for name in names if name in widths}
 
 
 def _moved(inputs: Any, device: torch.device) -> Any:
