@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,9 +20,10 @@ import hydra
 import pytest
 import pytorch_lightning as pl
 import torch
+from hydra.core.global_hydra import GlobalHydra
 
+from tlexp import cli, experiment
 from tlexp import config as configuration
-from tlexp import experiment
 from tlexp.assemble import Parts, assemble
 from tlexp.backbones.base import InputSpec, TextSpec
 from tlexp.cli import CONF, with_trainer_options
@@ -152,3 +154,35 @@ def command(*arguments: str, cwd: Path, **environment: str) -> subprocess.Comple
     env = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
     line = [sys.executable, str(ROOT / "run.py"), *arguments]
     return subprocess.run(line, cwd=cwd, env=env, capture_output=True, text=True, timeout=280)
+
+
+def branched(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """Runs `python run.py` in a branch of this process, which has imported everything already: half of a short run."""
+    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
+        if (child := os.fork()) == 0:
+            os.chdir(cwd)
+            os.dup2(out.fileno(), 1)
+            os.dup2(err.fileno(), 2)
+            _as_a_command([str(ROOT / "run.py"), *arguments])
+        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        out.seek(0)
+        err.seek(0)
+        return subprocess.CompletedProcess(arguments, code, out.read(), err.read())
+
+
+def _as_a_command(argv: list[str]) -> None:
+    """Becomes the command and ends with it; nothing of the test process may go on in a branch."""
+    code = 1
+    try:
+        sys.stdout, sys.stderr = (os.fdopen(number, "w", closefd=False) for number in (1, 2))
+        warnings.resetwarnings()
+        GlobalHydra.instance().clear()
+        sys.argv = argv
+        cli.main()
+        code = 0
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else int(end.code is not None)
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)

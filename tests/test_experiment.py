@@ -321,7 +321,7 @@ def test_every_backbones_checkpoint_loads_as_plain_values(answer, backbone):
     few = ("data.target.classes=[0,1,2]", "data.source.classes=[0,1,2]", "batch_size=6", "data.test_fraction=0.9")
     result = answer(*BACKBONES[backbone], "init=random", "alpha=0.5", "epochs=1", *few)
     content = torch.load(result["folder"] / "best.ckpt", weights_only=True)
-    card = {"version", "backbone", "input", "classes", "config", "config_hash", "metrics", "stopped"}
+    card = {"version", "backbone", "input", "classes", "config", "config_hash", "lr", "metrics", "stopped"}
     card |= {"carried"} & set(content["tlexp"])
     assert set(content["tlexp"]) == card
     assert ("carried" in card) == (backbone == "bert")

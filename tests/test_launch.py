@@ -98,17 +98,21 @@ def twins(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, Pat
     return folders
 
 
-@pytest.mark.xdist_group("twins")  # all of them in one test process, which trains them once
-@pytest.mark.parametrize("case", CASES)
-def test_two_processes_do_what_one_does(twins, case):
-    """Same weights and metrics with the same global batch, and each of the 21 test images counted once."""
-    one, two = (result_in(folder) for folder in twins[case])
-    assert sum(map(sum, one["confusion_matrix"])) == sum(map(sum, two["confusion_matrix"])) == 21
-    assert close(*twins[case])
-    assert one["test/target/accuracy"] == two["test/target/accuracy"]
-    assert one["split_hashes"] == two["split_hashes"]
-    for name in ("test/target/nll", "train/target/loss", "val/target/nll", "val/target/ece"):
-        assert one[name] == pytest.approx(two[name], abs=1e-5)
+@pytest.mark.timeout(1800 if WHOLE else 600)
+def test_two_processes_do_what_one_does(twins, subtests):
+    """Same weights and metrics with the same global batch, and each of the 21 test images counted once.
+
+    One test, since test processes that share its cases would train all of them each.
+    """
+    for case in CASES:
+        with subtests.test(msg=case):
+            one, two = (result_in(folder) for folder in twins[case])
+            assert sum(map(sum, one["confusion_matrix"])) == sum(map(sum, two["confusion_matrix"])) == 21
+            assert close(*twins[case])
+            assert one["test/target/accuracy"] == two["test/target/accuracy"]
+            assert one["split_hashes"] == two["split_hashes"]
+            for name in ("test/target/nll", "train/target/loss", "val/target/nll", "val/target/ece"):
+                assert one[name] == pytest.approx(two[name], abs=1e-5)
 
 
 def test_terms_that_compare_examples_leave_all_processes_with_the_same_weights(tmp_path):

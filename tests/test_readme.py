@@ -9,8 +9,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from mlflow import MlflowClient
 
-from tests.conftest import FILES, QUICK, ROOT, command
+from tests.conftest import FILES, QUICK, ROOT, branched, command
 from tests.data.test_readers import tree
 
 TEXT = (ROOT / "README.md").read_text()
@@ -32,9 +33,17 @@ def test_the_data_report_runs(tmp_path):
     assert "data_report.png" in done.stdout
 
 
+@pytest.fixture(scope="module")
+def database(tmp_path_factory):
+    """An MLflow database without a run: to make one takes as long as a short run."""
+    file = tmp_path_factory.mktemp("database") / "mlflow.db"
+    MlflowClient(f"sqlite:///{file}").search_experiments()
+    return file
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("line", sorted(set(COMMANDS)))
-def test_every_command_runs(line, tmp_path, store):
+def test_every_command_runs(line, tmp_path, store, database):
     """As written, but for fewer epochs and seeds, small files for the names in capitals, and no published weights."""
     for name in ("PHOTOS", "PAINTINGS"):
         tree(tmp_path / name, train={"cat": 40, "dog": 40}, test={"cat": 5, "dog": 5})
@@ -43,12 +52,14 @@ def test_every_command_runs(line, tmp_path, store):
     paths = sorted((tmp_path / "PHOTOS/train").rglob("*.png"))
     rows = [f"{path},{path.parent.name},patient {place % 20}" for place, path in enumerate(paths)]
     (tmp_path / "CELLS.csv").write_text("path,label,patient\n" + "\n".join(rows) + "\n")
+    shutil.copy(database, tmp_path)
     line = line.replace("init=pretrained", "init=random").replace("range(10)", "0")
     arguments = shlex.split(line.removeprefix("python run.py "))
     arguments += ["init=random"] * line.startswith("python run.py experiment=")
     if "backbone=minilm" in line:
         arguments += [f"backbone.name={FILES / 'tiny_bert'}", "backbone.max_length=32"]
-    done = command(*arguments, *QUICK, "epochs=1", f"store={store}", cwd=tmp_path)
+    run = command if "trainer=ddp" in line else branched
+    done = run(*arguments, *QUICK, "epochs=1", f"store={store}", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     jobs = 6 if arguments[0] == "-m" else 1
     assert done.stdout.count("target test accuracy") - done.stdout.count("training the backbone") == jobs

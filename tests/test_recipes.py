@@ -23,7 +23,8 @@ def overrides(recipe, tmp_path):
 
 
 def test_every_recipe_is_tested():
-    assert {path.stem for path in (CONF / "experiment").glob("*.yaml")} == set(KERAS)
+    demonstrations = {"digits_l2_sp", "digits_negative_transfer"}  # which have tests of their own
+    assert {path.stem for path in (CONF / "experiment").glob("*.yaml")} == set(KERAS) | demonstrations
 
 
 @pytest.mark.parametrize("recipe", KERAS)

@@ -80,7 +80,7 @@ def test_every_strategy_goes_on_as_if_nothing_had_happened(tmp_path, monkeypatch
         ("trainer.accumulate_grad_batches=2", "trainer.gradient_clip_val=0.1"),
     ],
 )
-@pytest.mark.parametrize("epochs", [1, 3, 4])
+@pytest.mark.parametrize("epochs", [1, 4])
 def test_chance_and_schedules_go_on_too(tmp_path, monkeypatch, options, epochs):
     straight, broken = twice(compose(*RUN, *options, root=tmp_path), tmp_path, monkeypatch, epochs)
     assert not differing(kept(straight), kept(broken))
