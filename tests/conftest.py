@@ -37,7 +37,7 @@ CACHE = Path(tempfile.mkdtemp(prefix="tlexp-cache-"))
 atexit.register(shutil.rmtree, CACHE, ignore_errors=True)
 
 STRATEGIES = sorted(path.stem for path in (CONF / "strategy").glob("*.yaml"))
-# `TLEXP_WHOLE=1 make test` also resumes and shares out every strategy on every kind of network, about eight minutes more.
+# `TLEXP_WHOLE=1 make test` also resumes and shares out every strategy on every kind of network: eight minutes more.
 WHOLE = bool(os.environ.get("TLEXP_WHOLE"))
 KINDS = ("timm_resnet", "timm_vit", "bert")
 # Options under which a strategy with phases goes through them in the few epochs of a test.
