@@ -36,10 +36,16 @@ VALUE_BYTES = 200  # of a plain value in a ledger, about
 UNUSABLE = (OSError, sqlite3.Error)  # of a folder: read-only, full, not a folder at all
 
 
+JOBS = "TLEXP_JOBS"  # how many a sweep runs at once
+
+
 def cores() -> int:
-    """Returns the cores that this process may use: the machine's or the container's, shared with ranks beside it."""
+    """Returns the cores that this process may use: the machine's or the container's, shared with others of its kind.
+
+    These are the ranks of its job and the jobs that a sweep runs beside it.
+    """
     available: int = cpu_count()
-    return max(1, available // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    return max(1, available // int(os.environ.get("LOCAL_WORLD_SIZE", "1")) // int(os.environ.get(JOBS, "1")))
 
 
 def digest(*parts: bytes | str) -> str:

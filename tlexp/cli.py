@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from tlexp import config as configuration
-from tlexp.errors import UsageError
+from tlexp.errors import JobFailed, UsageError
 from tlexp.stopping import Stopped, stop_signals
 
 log = logging.getLogger(__name__)
@@ -24,6 +24,8 @@ log = logging.getLogger(__name__)
 HERE = Path(__file__).parent
 # In a wheel the options lie inside the package, in a checkout beside it.
 CONF = next(folder for folder in (HERE / "conf", HERE.parent / "conf") if folder.is_dir())
+
+SWEEP_PROCESS = "TLEXP_SWEEP_PROCESS"  # the process that owns a sweep; a launcher's workers inherit it
 
 ConfigStore.instance().store("schema", configuration.Config)
 
@@ -34,9 +36,24 @@ def answer(cfg: DictConfig) -> float:
     folder = Path(HydraConfig.get().runtime.output_dir).absolute()
     if config.resume is not None:
         config = as_it_was(config, folder)
-    from tlexp.experiment import run  # torch only once there is something to train
+    from tlexp import report  # torch only once there is something to train
+    from tlexp.experiment import run
 
-    return run(config, folder)
+    if HydraConfig.get().mode != RunMode.MULTIRUN:
+        return run(config, folder)
+    if in_worker() and config.trainer.get("devices") == 1:
+        from torch.cuda import device_count
+
+        from tlexp.sweep.devices import claim_device
+
+        claim_device(device_count())
+    with report.kept_in(folder / "report.txt"):
+        return run(config, folder)
+
+
+def in_worker() -> bool:
+    """Whether this process runs jobs for a sweep that another one owns."""
+    return os.environ.get(SWEEP_PROCESS, str(os.getpid())) != str(os.getpid())
 
 
 def as_it_was(config: configuration.Config, folder: Path) -> configuration.Config:
@@ -66,11 +83,16 @@ def job(cfg: DictConfig) -> float:
     try:
         with stop_signals():  # here, since a launcher may run jobs in processes of its own
             return answer(cfg)
+    except Stopped as stop:
+        if not in_worker():
+            raise
+        raise JobFailed(str(stop), stopped=True) from None  # one job of several was stopped; the sweep goes on
     except Exception as error:
         if HydraConfig.get().mode != RunMode.MULTIRUN:
             raise SystemExit(explain(error)) from error
-        log.error("job %s failed: %s", HydraConfig.get().job.num, one_line(error), exc_info=unexpected(error))
-        raise
+        name = cfg.tracking.run_name or f"job {HydraConfig.get().job.num}"
+        log.error("%s failed: %s", name, one_line(error), exc_info=unexpected(error))
+        raise JobFailed(one_line(error), unexpected(error)) from None
 
 
 def main(entry: Callable[[], object] = job) -> None:
@@ -103,7 +125,7 @@ def explain(error: Exception) -> int:
         sys.excepthook(type(error), error, error.__traceback__)
         return 1
     print(f"tlexp: {one_line(error)}", file=sys.stderr)
-    return 2
+    return getattr(error, "exit_code", 2)
 
 
 def one_line(error: Exception) -> str:

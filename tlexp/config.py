@@ -34,7 +34,7 @@ OmegaConf.register_new_resolver("folder_of_run", _folder_of_run, replace=True)
 
 INITS = ("source", "random", "pretrained")
 # What does not change a result: where things lie, how fast they come, and a recipe that other keys are made of.
-WHEREABOUTS = ("tracking", "store", "recipe", "cache", "cache_gb", "workers", "checkpoint_minutes", "resume")
+WHEREABOUTS = ("tracking", "store", "recipe", "cache", "cache_gb", "workers", "checkpoint_minutes", "resume", "sweep")
 
 
 def _require(holds: bool, key: str, value: object, rule: str) -> None:
@@ -146,6 +146,8 @@ class TrackingConfig:
     uri: str | None = None
     experiment: str = "tlexp"
     log_checkpoint: bool = False
+    parent: str | None = None  # the run id of the sweep that a job belongs to, which gives its jobs their names
+    run_name: str | None = None
 
     def __post_init__(self) -> None:
         _one_of("tracking.backend", self.backend, ("mlflow", "none"))
@@ -153,6 +155,28 @@ class TrackingConfig:
         rule = "MLflow keeps no runs in plain folders any more; use sqlite:////absolute/path.db or a server's address"
         _require(not plain or self.uri == "databricks", "tracking.uri", self.uri, rule)
         _require(bool(self.experiment.strip()), "tracking.experiment", repr(self.experiment), "needs a name")
+
+
+@dataclass
+class SweepConfig:
+    """How a multirun goes on, and what its comparison compares; `conf/config.yaml` says more."""
+
+    name: str | None = None
+    out: str = MISSING
+    fail_fast: bool = False
+    methods: list[str] | None = None
+    baseline: str | None = None
+    metric: str = "test/target/accuracy"
+    trials: int | None = None
+    sampler: dict[str, Any] = MISSING
+    pruner: dict[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        _positive(sweep__trials=self.trials)
+        rule = "a job has no say in whether it is worth its time; leave it null, and use patience= or fewer epochs="
+        _require(self.pruner is None, "sweep.pruner", self.pruner, rule)
+        ok = self.baseline is None or "=" in self.baseline
+        _require(ok, "sweep.baseline", self.baseline, "names an axis and its value, such as strategy=scratch")
 
 
 @dataclass
@@ -170,6 +194,7 @@ class Config:
     pretrain: PretrainConfig = MISSING
     trainer: dict[str, Any] = MISSING
     tracking: TrackingConfig = MISSING
+    sweep: SweepConfig = MISSING
     terms: dict[str, Any] = field(default_factory=dict)
     alpha: float = 0.0
     init: str = MISSING
@@ -230,6 +255,11 @@ class Config:
     def shown(self) -> dict[str, Any]:
         """Returns the configuration as plain values that may be kept beside results: without a store's password."""
         return {**asdict(self), "tracking": {**asdict(self.tracking), "uri": without_password(self.tracking.uri)}}
+
+    @property
+    def label(self) -> str:
+        """Returns a name to read: strategy, data, alpha and seed."""
+        return f"{self.strategy['name']}-{self.data.name}-a{self.alpha:g}-s{self.seed}"
 
     @property
     def hash(self) -> str:

@@ -1,5 +1,37 @@
-"""The errors that are the user's to mend."""
+"""The errors that are the user's to mend, and those of a sweep's jobs."""
 
 
 class UsageError(ValueError):
     """One line that names the value, the rule it breaks and the remedy; shown without a traceback."""
+
+
+class JobFailed(Exception):  # noqa: N818 - a fact rather than an error of its own
+    """A job's failure as it crosses processes: its own exception may not survive pickling.
+
+    Args:
+        line: what happened.
+        unexpected: whether it is ours to mend rather than the user's.
+        stopped: whether a signal ended it.
+    """
+
+    def __init__(self, line: str, unexpected: bool = False, stopped: bool = False) -> None:
+        super().__init__(line, unexpected, stopped)
+        self.line, self.unexpected, self.stopped = line, unexpected, stopped
+
+    def __str__(self) -> str:
+        return self.line
+
+
+class JobsFailed(UsageError):  # noqa: N818 - as above
+    """Some jobs of a sweep failed, each of which has said so itself.
+
+    Args:
+        failed: how many.
+        jobs: of how many.
+        first: what the first of them said.
+        unexpected: whether any of them is ours to mend.
+    """
+
+    def __init__(self, failed: int, jobs: int, first: str, unexpected: bool) -> None:
+        super().__init__(f"{failed} of {jobs} jobs failed, the first of them {first}; give the command again to go on")
+        self.exit_code = 1 if unexpected else 2

@@ -23,6 +23,7 @@ from tlexp import launch, pictures, report, tracking
 from tlexp.assemble import Parts, assemble, build, build_terms
 from tlexp.checks import OWN, check_terms
 from tlexp.config import Config
+from tlexp.cost import Cost
 from tlexp.errors import UsageError
 from tlexp.lr_find import find_lr
 from tlexp.model import TransferModel
@@ -57,9 +58,9 @@ def run(config: Config, folder: Path) -> float:
         ensure_source(config)
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        with FileLock(folder / ".lock", timeout=0):
+        with FileLock(folder / tracking.LOCK, timeout=1):  # who looks whether a run is alive holds it for a moment
             answer(config, folder)
-            (folder / ".lock").unlink(missing_ok=True)  # who comes now finds a complete run
+            (folder / tracking.LOCK).unlink(missing_ok=True)  # who comes now finds a complete run
     except Timeout:
         raise UsageError(f"{folder}: another process trains in it; wait for it or stop it") from None
     return float(read_metrics(folder)["score"])
@@ -147,7 +148,7 @@ def train(config: Config, folder: Path, record: tracking.Record) -> None:
     tune(parts.task.model, config.trainer)
     with quiet():
         trainer = make_trainer(config, folder, callbacks, parts.task.phased)
-        fit_started = time.perf_counter()
+        cost = Cost(parts, last.epoch if last else 0)
         if last:
             parts.task.lr = last.lr
         elif config.lr_find:
@@ -159,7 +160,7 @@ def train(config: Config, folder: Path, record: tracking.Record) -> None:
         if last and last.stopped:
             trainer.fit_loop.max_epochs = last.epoch
         trainer.fit(parts.task, datamodule=parts.data, ckpt_path=last and last.file)
-        fit_seconds = time.perf_counter() - fit_started
+        spent = cost.of(trainer)
         best = torch.load(keeper.best_model_path, map_location="cpu", weights_only=True)
         if not math.isfinite(value := best["tlexp"]["metrics"][config.monitor]):
             raise UsageError(f"monitor={config.monitor}: is {value} at its best, so training diverged; lower lr=")
@@ -167,7 +168,7 @@ def train(config: Config, folder: Path, record: tracking.Record) -> None:
         trainer.test(parts.task, datamodule=parts.data, verbose=False)
     if trainer.is_global_zero:
         result = collect(config, parts, trainer, best, recorder.history)
-        result |= {"fit_seconds": fit_seconds, "mlflow_run_id": record.run_id or None}
+        result |= {**spent, "mlflow_run_id": record.run_id or None}
         publish(config, parts, record, result, recorder.history, folder)
         result["seconds"] = time.perf_counter() - started
         write_last(folder / "metrics.json", result)
@@ -266,9 +267,7 @@ def publish(
 ) -> None:
     """Adds the test, the pictures and, where asked for, the checkpoint to the record; keeps the pictures locally."""
     epoch = result["best_epoch"]
-    numbers = {name: value for name, value in result.items() if isinstance(value, float)}
-    final = {name: value for name, value in numbers.items() if name.startswith("test/") or "/" not in name}
-    record.metrics(final, step=epoch)
+    record.metrics(tracking.final_metrics(result), step=epoch)
     record.tags({f"split.{role}": found for role, found in result["split_hashes"].items()})
     confusion = pictures.confusion_matrix(parts.task.confusion.numpy(), parts.data.domains["target"].samples.classes)
     for name, figure in (

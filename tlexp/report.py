@@ -3,7 +3,8 @@
 import math
 import sys
 from collections import Counter
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +28,20 @@ if TYPE_CHECKING:
 
 SHOWN = 15  # lines of a list that may be long
 
-console = Console(width=None if sys.stdout.isatty() else 120, highlight=False)
+screen = Console(width=None if sys.stdout.isatty() else 120, highlight=False)
+console = screen  # what reports are printed to: a job of a sweep keeps its own beside its result
+
+
+@contextmanager
+def kept_in(file: Path) -> Iterator[None]:
+    """Writes reports to a file instead, all but the bar and one line at the end."""
+    global console
+    with file.open("a") as kept:
+        console = Console(file=kept, width=120, highlight=False)
+        try:
+            yield
+        finally:
+            console = screen
 
 
 def callbacks(config: Config, parts: "Parts") -> list[pl.Callback]:
@@ -236,6 +250,10 @@ def show_end(config: Config, parts: "Parts", metrics: dict[str, Any], folder: Pa
         lines.append(f"compare: {'mlflow ui --backend-store-uri ' if uri.startswith('sqlite:') else ''}{uri}")
     for line in lines:
         console.print(line, soft_wrap=True, markup=False)
+    if console is not screen:
+        line = f"{config.tracking.run_name or config.label}: target test accuracy {accuracy:.4f}, "
+        line += f"{config.monitor} {metrics['score']:.4f}, {metrics['fit_seconds']:.1f} s"
+        screen.print(line, soft_wrap=True, markup=False)
 
 
 def _order(name: str) -> tuple[bool, str]:
@@ -261,16 +279,16 @@ class ProgressBar(pl.Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Opens the bar on the first process."""
         self.enabled = self.enabled and trainer.is_global_zero
-        if self.enabled and console.is_terminal:
+        if self.enabled and screen.is_terminal:
             columns = (TextColumn("epoch {task.fields[epoch]}"), BarColumn(), TimeRemainingColumn())
-            self.bar = Progress(*columns, TextColumn("{task.fields[value]}"), console=console)
+            self.bar = Progress(*columns, TextColumn("{task.fields[value]}"), console=screen)
             self.bar.start()
             total = int(trainer.estimated_stepping_batches)
             self.line = self.bar.add_task("train", total=total, epoch=0, value="")
 
     def on_train_batch_end(self, trainer: pl.Trainer, *args: object, **kwargs: object) -> None:
         """Moves the bar, which a thread of its own draws."""
-        if self.enabled and console.is_terminal:
+        if self.enabled and screen.is_terminal:
             self.bar.update(self.line, completed=trainer.global_step)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: nn.Module) -> None:
@@ -280,14 +298,14 @@ class ProgressBar(pl.Callback):
         epoch, epochs = trainer.current_epoch + 1, trainer.max_epochs or 0
         value = trainer.callback_metrics.get(self.monitor)
         text = f"{self.monitor} {float(value):.4f}" if value is not None else ""
-        if console.is_terminal:
+        if screen.is_terminal:
             self.bar.update(self.line, epoch=f"{epoch}/{epochs}", value=text)
         elif epoch * 10 // max(1, epochs) > (epoch - 1) * 10 // max(1, epochs):
             console.print(f"epoch {epoch}/{epochs}  {text}")
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: nn.Module) -> None:
         """Closes the bar."""
-        if self.enabled and console.is_terminal:
+        if self.enabled and screen.is_terminal:
             self.bar.stop()
 
     def on_exception(self, trainer: pl.Trainer, pl_module: nn.Module, exception: BaseException) -> None:

@@ -36,4 +36,6 @@ def stop_signals() -> Iterator[None]:
         yield
     finally:
         for each, handler in before.items():
-            signal.signal(each, handler)
+            # Once stopped, a sweep around this job closes its own run: it must not be interrupted either.
+            if not (handler is _raise and signal.getsignal(each) is signal.SIG_IGN):
+                signal.signal(each, handler)

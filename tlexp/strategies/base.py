@@ -18,7 +18,12 @@ class Strategy(nn.Module):
 
     Args:
         name: the option's name, for messages and records.
+
+    Attributes:
+        moves_backbone: whether any of its stages ever moves.
     """
+
+    moves_backbone = True
 
     def __init__(self, name: str) -> None:
         super().__init__()

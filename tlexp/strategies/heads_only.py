@@ -22,6 +22,8 @@ class HeadsOnly(Strategy):
         UsageError: for another value of `heads`.
     """
 
+    moves_backbone = False
+
     def __init__(self, name: str, heads: str = "target") -> None:
         super().__init__(name)
         if heads not in ("target", "all"):

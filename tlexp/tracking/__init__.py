@@ -4,7 +4,21 @@ Only this package knows MLflow. A run is opened and closed by the process that o
 processes that train; these get the run's id and add to it.
 """
 
-from tlexp.tracking.record import EpochRecorder, Record
+from tlexp.tracking.record import EpochRecorder, Record, final_metrics
 from tlexp.tracking.runs import attached, checkpoint_at, checkpoint_of, finish, tracked
+from tlexp.tracking.stale import LOCK
+from tlexp.tracking.sweeps import Parent, sweep_tracked
 
-__all__ = ["EpochRecorder", "Record", "attached", "checkpoint_at", "checkpoint_of", "finish", "tracked"]
+__all__ = [
+    "LOCK",
+    "EpochRecorder",
+    "Parent",
+    "Record",
+    "attached",
+    "checkpoint_at",
+    "checkpoint_of",
+    "final_metrics",
+    "finish",
+    "sweep_tracked",
+    "tracked",
+]

@@ -104,7 +104,7 @@ class EpochRecorder(pl.Callback):
 
     def __init__(self, record: Record, folder: Path, first_epoch: int = 0) -> None:
         self.record, self.file = record, folder / "history.jsonl"
-        self.history = [row for row in _rows(self.file) if row["epoch"] < first_epoch] if first_epoch else []
+        self.history = [row for row in rows(self.file) if row["epoch"] < first_epoch] if first_epoch else []
         self._sent = -1
         self._validated = False
 
@@ -142,13 +142,19 @@ class EpochRecorder(pl.Callback):
             self._send(row)
 
 
-def _rows(file: Path) -> list[dict[str, Any]]:
+def rows(file: Path) -> list[dict[str, Any]]:
     """Returns the rows of a history, the last one left out where it is torn."""
-    rows: list[dict[str, Any]] = []
+    whole: list[dict[str, Any]] = []
     for line in file.read_text().splitlines() if file.exists() else ():
         with suppress(ValueError):
-            rows.append(json.loads(line))
-    return rows
+            whole.append(json.loads(line))
+    return whole
+
+
+def final_metrics(result: Mapping[str, Any]) -> dict[str, float]:
+    """Returns what of a run's `metrics.json` is added at its end: the test, the score and what it cost."""
+    numbers = {name: float(value) for name, value in result.items() if type(value) in (int, float)}
+    return {name: value for name, value in numbers.items() if name.startswith("test/") or "/" not in name}
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from tlexp.config import Config, without_password
 from tlexp.errors import UsageError
 from tlexp.stopping import Stopped
 from tlexp.tracking.record import Record, bookkeeping, first_line
+from tlexp.tracking.stale import RUN_ID, close_stale
 from tlexp.tracking.store import artifact_root, connect, experiment_id, lock_file, write_ahead
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 # MLflow takes longer values, but its pages become unreadable; the whole configuration is an artifact.
 LONGEST_PARAM = 500
-RUN_ID = "mlflow_run_id.txt"
+PARENT = "mlflow.parentRunId"  # by which MLflow nests runs
 PARAMS_A_CALL = 100  # MLflow's own limit
 WEIGHTS = (".ckpt", ".pth", ".pt", ".bin", ".safetensors")
 PACKAGES = ("tlexp", "torch", "torchvision", "pytorch-lightning", "timm", "transformers", "mlflow")
@@ -51,64 +52,104 @@ def attached(config: Config, run_id: str) -> Record:
     return Record(connect(config.tracking.uri), run_id) if run_id else Record()
 
 
-def _open(record: Record, config: Config, folder: Path) -> None:
-    """Creates the run with its parameters and tags, making database and experiment first where there are none."""
+def reach(config: Config) -> tuple["MlflowClient", str]:
+    """Returns a client and the experiment's id, made where there is none; closes what dead processes left open.
+
+    Raises:
+        UsageError: for a store that fails.
+    """
     uri = config.tracking.uri or ""
     try:
         # Processes that meet a database that is not there yet would all migrate it and leave it broken.
         with FileLock(lock_file(uri)):
             write_ahead(uri)
-            record.client = connect(config.tracking.uri)
-            experiment = experiment_id(record.client, config.tracking.experiment, artifact_root(uri))
-        if (former := _former(record.client, config, folder)) is not None:
-            record.run_id = former
-            return
-        name = f"{config.strategy['name']}-{config.data.name}-a{config.alpha:g}-s{config.seed}"
-        record.run_id = record.client.create_run(experiment, tags=described(config, folder), run_name=name).info.run_id
+            client = connect(config.tracking.uri)
+            experiment = experiment_id(client, config.tracking.experiment, artifact_root(uri))
+        if config.tracking.parent is None:  # a job's sweep has looked already
+            close_stale(client, experiment)
+        return client, experiment
     except UsageError:
         raise
     except Exception as error:
         rule = "check it, or run with tracking=none and lose nothing but the tracking"
         shown = without_password(uri)
         raise UsageError(f"tracking.uri={shown}: MLflow's store fails ({first_line(error)}); {rule}") from error
+
+
+def _open(record: Record, config: Config, folder: Path) -> None:
+    """Creates the run with its parameters and tags, or takes the one up that the folder had."""
+    record.client, experiment = reach(config)
+    if (former := _former(record.client, config, folder)) is not None:
+        record.run_id = former
+        return
+    record.run_id = create(record.client, experiment, config, folder)
+    keep_id(folder, record.run_id, config.hash)
+
+
+def create(client: "MlflowClient", experiment: str, config: Config, folder: Path) -> str:
+    """Returns the id of a new run with its parameters, tags and configuration.
+
+    Raises:
+        UsageError: for a store that fails.
+    """
     from mlflow.entities import Param
 
-    params = [Param(key, shortened(value)) for key, value in flattened(config.without("tracking", "recipe")).items()]
+    tags = described(config, folder)
+    name = config.tracking.run_name or config.label
+    try:
+        run_id = str(client.create_run(experiment, tags=tags, run_name=name).info.run_id)
+    except Exception as error:
+        shown = without_password(config.tracking.uri)
+        rule = "check it, or run with tracking=none and lose nothing but the tracking"
+        raise UsageError(f"tracking.uri={shown}: MLflow's store fails ({first_line(error)}); {rule}") from error
+    values = flattened(config.without("tracking", "recipe", "sweep"))
+    params = [Param(key, shortened(value)) for key, value in values.items()]
     for start in range(0, len(params), PARAMS_A_CALL):
-        record.client.log_batch(record.run_id, params=params[start : start + PARAMS_A_CALL])
-    record.artifact(folder / "config.yaml")
+        client.log_batch(run_id, params=params[start : start + PARAMS_A_CALL])
+    Record(client, run_id).artifact(folder / "config.yaml")
+    return run_id
+
+
+def keep_id(folder: Path, run_id: str, key: str) -> None:
+    """Notes in a folder which run in the store is its own."""
     unfinished = folder / f"{RUN_ID}.tmp"
-    unfinished.write_text(f"{record.run_id} {config.hash}\n")
+    unfinished.write_text(f"{run_id} {key}\n")
     unfinished.replace(folder / RUN_ID)
 
 
 def _former(client: "MlflowClient", config: Config, folder: Path) -> str | None:
     """Returns the run that an interrupted run in this folder has in the store, open again; None for none."""
+    run_id = kept_id(folder, config.hash)
+    return run_id if run_id is not None and reopened(client, run_id, config.tracking.parent) else None
+
+
+def reopened(client: "MlflowClient", run_id: str, parent: str | None = None) -> bool:
+    """Opens a run again that was interrupted; False where the store does not have it."""
     from mlflow.exceptions import MlflowException
 
-    if (run_id := _kept_id(config, folder)) is None:
-        return None
     try:
         tags = client.get_run(run_id).data.tags
         client.update_run(run_id, status="RUNNING")
         client.set_tag(run_id, "resumed", "true")
         if "error" in tags:
             client.delete_tag(run_id, "error")
+        if parent is not None:
+            client.set_tag(run_id, PARENT, parent)
     except MlflowException:
-        return None  # another store than before
-    return run_id
+        return False  # another store than before
+    return True
 
 
-def _kept_id(config: Config, folder: Path) -> str | None:
-    """Returns the id of the MLflow run that a folder's run of this configuration had; None for none."""
+def kept_id(folder: Path, key: str) -> str | None:
+    """Returns the id of the MLflow run that a folder had for a configuration of this hash; None for none."""
     file = folder / RUN_ID
     words = file.read_text().split() if file.exists() else []
-    return words[0] if len(words) == 2 and words[1] == config.hash else None
+    return words[0] if len(words) == 2 and words[1] == key else None
 
 
 def finish(config: Config, folder: Path) -> None:
     """Closes the record of a run that is complete, where it was stopped between its result and the closing."""
-    if config.tracking.backend != "mlflow" or (run_id := _kept_id(config, folder)) is None:
+    if config.tracking.backend != "mlflow" or (run_id := kept_id(folder, config.hash)) is None:
         return
     with bookkeeping("the run's status could not be set"):
         record = attached(config, run_id)
@@ -132,7 +173,8 @@ def described(config: Config, folder: Path) -> dict[str, str]:
         "seed": str(config.seed),
     }
     versions = {f"version.{name}": found for name in PACKAGES if (found := installed(name)) is not None}
-    return axes | versions | git_state() | {"config_hash": config.hash, "folder": str(folder)}
+    nested = {PARENT: config.tracking.parent} if config.tracking.parent else {}
+    return axes | versions | git_state() | nested | {"config_hash": config.hash, "folder": str(folder)}
 
 
 def installed(package: str) -> str | None:

@@ -1,0 +1,50 @@
+"""Runs whose process ended without a word: after `kill -9` or a power cut they would stay RUNNING for ever."""
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from filelock import FileLock, Timeout
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+log = logging.getLogger(__name__)
+
+LOCK = ".lock"  # held in a run's or a sweep's folder for as long as its process lives, by the operating system
+RUN_ID = "mlflow_run_id.txt"  # of a folder's run
+MOST = 1000
+SILENT = "its process ended without a word, as after kill -9"
+
+
+def close_stale(client: "MlflowClient", experiment: str, parent: str | None = None, why: str = SILENT) -> None:
+    """Closes the runs of an experiment, or of one sweep in it, that nobody works on any more, as what they are.
+
+    Who works on a run holds the lock in its folder. Runs whose folder is not on this machine are left alone.
+    """
+    which = "attributes.status = 'RUNNING'"
+    which += f" and tags.`mlflow.parentRunId` = '{parent}'" if parent else ""
+    closed = []
+    for run in client.search_runs([experiment], which, max_results=MOST):
+        folder = Path(run.data.tags.get("folder", ""))
+        if not folder.is_absolute() or not folder.is_dir() or is_locked(folder):
+            continue
+        if (folder / "metrics.json").exists() and run.info.run_id in (folder / RUN_ID).read_text():
+            client.log_artifact(run.info.run_id, str(folder / "metrics.json"))
+            client.set_terminated(run.info.run_id, "FINISHED")
+            continue
+        client.set_tag(run.info.run_id, "error", why)
+        client.set_terminated(run.info.run_id, "KILLED")
+        closed.append(run.info.run_name)
+    if closed and why == SILENT:
+        names = ", ".join(closed[:3]) + (f" and {len(closed) - 3} more" if len(closed) > 3 else "")
+        log.warning("MLflow: closed as KILLED what a process left that ended without a word: %s", names)
+
+
+def is_locked(folder: Path) -> bool:
+    """Returns whether a process works in a folder."""
+    try:
+        with FileLock(folder / LOCK, timeout=0):
+            return False
+    except Timeout:
+        return True
