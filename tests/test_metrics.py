@@ -6,7 +6,8 @@ from sklearn.datasets import load_digits
 from sklearn.decomposition import PCA
 from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, log_loss
 
-from tlexp.metrics import NAMES, Evaluation
+from tlexp.config import METRICS
+from tlexp.metrics import Evaluation
 from tlexp.report import wilson_interval
 
 CLASSES = 10
@@ -77,7 +78,7 @@ def test_two_evaluations_do_not_leak_into_each_other():
 
 def test_metrics_are_submodules_so_that_they_move_with_the_model():
     evaluation = Evaluation(3)
-    assert set(NAMES) <= set(dict(evaluation.named_children()))
+    assert set(METRICS) <= set(dict(evaluation.named_children()))
 
 
 @pytest.mark.parametrize(("correct", "n"), [(85, 100), (50, 50), (0, 7), (669, 719)])

@@ -5,8 +5,8 @@ import math
 
 import pytorch_lightning as pl
 
-from tlexp import launch, metrics
-from tlexp.config import Config
+from tlexp import launch
+from tlexp.config import METRICS, Config
 from tlexp.data.domain import Domain
 from tlexp.data.pair import TransferData
 from tlexp.errors import UsageError
@@ -87,7 +87,7 @@ def check_monitor(config: Config, roles: list[str]) -> str:
     Raises:
         UsageError: for a name that validation does not log, listing those it does.
     """
-    known = {f"val/{role}/{name}": "max" if more else "min" for role in roles for name, more in metrics.NAMES.items()}
+    known = {f"val/{role}/{name}": "max" if more else "min" for role in roles for name, more in METRICS.items()}
     if config.monitor not in known:
         raise UsageError(f"monitor={config.monitor}: no such metric; this run has {', '.join(known)}")
     return known[config.monitor]

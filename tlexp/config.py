@@ -32,6 +32,8 @@ def _folder_of_run(resume: str | None, new: str) -> str:
 
 OmegaConf.register_new_resolver("folder_of_run", _folder_of_run, replace=True)
 
+# What is measured of a domain, under these names; the value says whether more is better.
+METRICS = {"accuracy": True, "macro_f1": True, "nll": False, "ece": False}
 INITS = ("source", "random", "pretrained")
 # What does not change a result: where things lie, how fast they come, and a recipe that other keys are made of.
 WHEREABOUTS = ("tracking", "store", "recipe", "cache", "cache_gb", "workers", "checkpoint_minutes", "resume", "sweep")
@@ -175,6 +177,8 @@ class SweepConfig:
         _positive(sweep__trials=self.trials)
         rule = "a job has no say in whether it is worth its time; leave it null, and use patience= or fewer epochs="
         _require(self.pruner is None, "sweep.pruner", self.pruner, rule)
+        known = [f"test/{role}/{name}" for role in ("target", "source", "shifted") for name in METRICS]
+        _one_of("sweep.metric", self.metric, known)
         ok = self.baseline is None or "=" in self.baseline
         _require(ok, "sweep.baseline", self.baseline, "names an axis and its value, such as strategy=scratch")
 

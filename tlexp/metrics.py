@@ -9,8 +9,7 @@ from torchmetrics.classification import (
     MulticlassF1Score,
 )
 
-# The names under which a domain's metrics appear; the value says whether more is better.
-NAMES = {"accuracy": True, "macro_f1": True, "nll": False, "ece": False}
+from tlexp.config import METRICS
 
 
 class Evaluation(nn.Module):
@@ -41,7 +40,7 @@ class Evaluation(nn.Module):
 
     def compute(self) -> dict[str, Tensor]:
         """Returns each metric over everything added since the last reset, over all processes."""
-        return {name: getattr(self, name).compute() for name in NAMES}
+        return {name: getattr(self, name).compute() for name in METRICS}
 
     def reset(self) -> None:
         """Forgets everything."""

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
+NOISE = 1e-12  # of subtraction: differences that vary by less do not vary
+
 
 @dataclass(frozen=True)
 class Interval:
@@ -26,12 +28,14 @@ class Paired:
         p: two-sided p-value of the paired t test; nan where the differences do not vary.
         d_z: effect size, mean over standard deviation of the differences.
         wins: number of seeds on which a is above b.
+        values: the differences.
     """
 
     difference: Interval
     p: float
     d_z: float
     wins: int
+    values: tuple[float, ...] = ()
 
 
 def mean_interval(values: Sequence[float]) -> Interval:
@@ -53,6 +57,9 @@ def paired(a: Sequence[float], b: Sequence[float]) -> Paired:
         raise ValueError(f"{len(a)} and {len(b)} values cannot be paired; run both on the same seeds")
     differences = np.asarray(a, dtype=float) - np.asarray(b, dtype=float)
     spread = float(differences.std(ddof=1)) if len(differences) > 1 else 0.0
+    spread = spread if spread > NOISE else 0.0
     p = float(stats.ttest_1samp(differences, 0.0).pvalue) if spread > 0 else float("nan")
     d_z = float(differences.mean() / spread) if spread > 0 else float("nan")
-    return Paired(mean_interval(differences.tolist()), p, d_z, int((differences > 0).sum()))
+    return Paired(
+        mean_interval(differences.tolist()), p, d_z, int((differences > 0).sum()), tuple(differences.tolist())
+    )

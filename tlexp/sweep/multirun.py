@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 from hydra.core.plugins import Plugins
@@ -26,7 +26,8 @@ from tlexp.errors import JobFailed, JobsFailed, UsageError
 from tlexp.stopping import stop_signals
 from tlexp.sweep.points import Point, Question, combinations, parsed, point
 
-LAYOUT = "sweep.json"
+if TYPE_CHECKING:
+    from tlexp.compare.study import Result
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,7 @@ class Multirun:
         question = parsed(self.loader, params, arguments)
         points = self.points(question, combinations(question.axes))
         with self.under_way(question) as parent:
+            self.write(question, points, parent)  # before any job, since the family of tests is declared here
             self.evaluate(points, parent)
             self.conclude(question, points, parent)
         self.judge(points)
@@ -207,28 +209,45 @@ class Multirun:
     # The end ---------------------------------------------------------------------------------------------------
 
     def conclude(self, question: Question, points: Sequence[Point], parent: tracking.Parent) -> None:
-        """Writes down what was asked, sets the parent's status by its jobs and compares."""
-        self.write(question, points, parent)
+        """Compares, and sets the parent's status by its jobs."""
+        layout = self.write(question, points, parent)
         failed = [outcome for outcome in self.outcomes.values() if outcome.error]
         if failed:
             parent.status = "KILLED" if all(outcome.stopped for outcome in failed) else "FAILED"
         parent.record.tags({"jobs": str(len(self.outcomes)), "jobs_failed": str(len(failed))})
+        from tlexp.compare.report import report  # matplotlib and scipy only where there is something to compare
+        from tlexp.report import screen
 
-    def write(self, question: Question, points: Sequence[Point], parent: tracking.Parent) -> None:
-        """Writes what the comparison needs to know beside the runs: the axes, the points and what is compared."""
-        asked = [{"values": each.values, "key": each.key} for each in points]
+        report(layout, self.results(points, parent), self.folder, parent.record, screen)
+
+    def results(self, points: Sequence[Point], parent: tracking.Parent) -> "dict[str, Result]":
+        """Returns what the jobs measured, as MLflow has it; without a store, as their folders do."""
+        from tlexp.compare.study import Result
+
+        if parent.record.client is not None and parent.run_id is not None:
+            _, found = tracking.read_sweep(parent.record.client, parent.run_id)
+        else:
+            folders = {each.key: folder for each in points if (folder := self.complete(each)) is not None}
+            read = {key: json.loads((folder / "metrics.json").read_text()) for key, folder in folders.items()}
+            found = {key: tracking.final_metrics(result) for key, result in read.items()}
+        return {key: Result(metrics["score"], metrics) for key, metrics in found.items()}
+
+    def write(self, question: Question, points: Sequence[Point], parent: tracking.Parent) -> dict[str, Any]:
+        """Writes down what the comparison needs to know beside the runs: axes, points, what is compared."""
         content = {
             "name": self.folder.name,
             "axes": [axis.name for axis in question.axes],
             "methods": self.config.sweep.methods,
             "baseline": self.config.sweep.baseline,
             "metric": self.config.sweep.metric,
-            "points": asked,
+            "monitor": self.config.monitor,
+            "points": [{"values": each.values, "key": each.key} for each in points],
         }
-        unfinished = self.folder / f"{LAYOUT}.tmp"
+        unfinished = self.folder / "unfinished.json"
         unfinished.write_text(json.dumps(content, indent=1) + "\n")
-        unfinished.replace(self.folder / LAYOUT)
-        parent.record.artifact(self.folder / LAYOUT)
+        unfinished.replace(self.folder / tracking.LAYOUT)
+        parent.record.artifact(self.folder / tracking.LAYOUT)
+        return content
 
     def judge(self, points: Sequence[Point]) -> None:
         """Lets the command fail where a job did.

@@ -5,11 +5,14 @@ processes that train; these get the run's id and add to it.
 """
 
 from tlexp.tracking.record import EpochRecorder, Record, final_metrics
+from tlexp.tracking.results import read_sweep, sweeps
 from tlexp.tracking.runs import attached, checkpoint_at, checkpoint_of, finish, tracked
 from tlexp.tracking.stale import LOCK
-from tlexp.tracking.sweeps import Parent, sweep_tracked
+from tlexp.tracking.store import connect
+from tlexp.tracking.sweeps import LAYOUT, Parent, sweep_tracked
 
 __all__ = [
+    "LAYOUT",
     "LOCK",
     "EpochRecorder",
     "Parent",
@@ -17,8 +20,11 @@ __all__ = [
     "attached",
     "checkpoint_at",
     "checkpoint_of",
+    "connect",
     "final_metrics",
     "finish",
+    "read_sweep",
     "sweep_tracked",
+    "sweeps",
     "tracked",
 ]

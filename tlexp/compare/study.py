@@ -1,0 +1,170 @@
+"""What a sweep asked and what it got: points by problem, method, tuned values and repetition."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from tlexp.compare.paired import Interval, mean_interval
+from tlexp.config import METRICS
+from tlexp.sweep.points import REPLICATES
+
+# Axes that name ways of transferring, in the order in which they are looked for; of a kind all are taken.
+METHODS = (("strategy", "terms"), ("backbone", "backbone.name"), ("alpha",))
+PROBLEM = ("data", "dataset@", "backbone")  # how names of axes begin that set another task
+FIRST = {"strategy": ("scratch", "linear_probe"), "alpha": ("0", "0.0"), "terms": ("[]",)}  # as baselines
+Values = tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
+class Result:
+    """One finished job: its best validation value, and everything that was measured."""
+
+    score: float
+    metrics: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One configuration over its repetitions.
+
+    Attributes:
+        problem, method, tuned: its values, by the kind of their axes.
+        results: by repetition; those that failed are not there.
+        keys: of the jobs, so that configurations with the same result are known.
+    """
+
+    problem: Values
+    method: Values
+    tuned: Values
+    metric: str
+    results: dict[Values, Result] = field(default_factory=dict)
+    keys: list[str] = field(default_factory=list)
+
+    @property
+    def score(self) -> float:
+        """Mean of the best validation values."""
+        return float(np.mean([result.score for result in self.results.values()]))
+
+    @property
+    def interval(self) -> Interval:
+        """The reported metric, its mean and interval over repetitions."""
+        return mean_interval(list(self.tests.values()))
+
+    @property
+    def tests(self) -> dict[Values, float]:
+        """The reported metric by repetition."""
+        return {rep: result.metrics[self.metric] for rep, result in self.results.items()}
+
+    def mean(self, name: str) -> float:
+        """Mean of any measure over the repetitions that have it; nan where none has."""
+        found = [result.metrics[name] for result in self.results.values() if name in result.metrics]
+        return float(np.mean(found)) if found else float("nan")
+
+
+class Study:
+    """A sweep as its comparison sees it.
+
+    Args:
+        layout: what the sweep wrote down: axes, points, what is compared.
+        results: of the jobs that finished, by key.
+
+    Attributes:
+        cells: all configurations with a result at least once, in the order they were asked for.
+        missing: how many points have no result.
+        methods, problems, tuned, replicates: the axes by kind.
+        baseline: what methods are compared with, a value for each of their axes.
+    """
+
+    def __init__(self, layout: Mapping[str, Any], results: Mapping[str, Result]) -> None:
+        self.name, self.metric, self.monitor = layout["name"], layout["metric"], layout["monitor"]
+        self.axes: list[str] = layout["axes"]
+        self.replicates = [axis for axis in self.axes if axis in REPLICATES]
+        self.methods = layout["methods"] or methods_of(self.axes)
+        others = [axis for axis in self.axes if axis not in (*self.replicates, *self.methods)]
+        self.problems = [axis for axis in others if axis.startswith(PROBLEM)]
+        self.tuned = [axis for axis in others if axis not in self.problems]
+        self.values = {axis: list(dict.fromkeys(p["values"][axis] for p in layout["points"])) for axis in self.axes}
+        self.baseline = baseline_of(layout["baseline"], self.methods, self.values)
+        self.missing = sum(point["key"] not in results for point in layout["points"])
+        self.jobs = len({point["key"] for point in layout["points"]})
+        self.points = len(layout["points"])
+        cells: dict[tuple[Values, Values, Values], Cell] = {}
+        for point in layout["points"]:
+            place = tuple(self._of(point["values"], axes) for axes in (self.problems, self.methods, self.tuned))
+            cell = cells.setdefault(place, Cell(*place, self.metric))
+            cell.keys.append(point["key"])
+            if point["key"] in results:
+                cell.results[self._of(point["values"], self.replicates)] = results[point["key"]]
+        self.cells = [cell for cell in cells.values() if cell.results]
+
+    @staticmethod
+    def _of(values: Mapping[str, str], axes: Sequence[str]) -> Values:
+        return tuple((axis, values[axis]) for axis in axes)
+
+    @property
+    def more_is_better(self) -> bool:
+        """Of the reported metric."""
+        return METRICS[self.metric.rsplit("/", 1)[-1]]
+
+    @property
+    def scale(self) -> float:
+        """Shares are shown in per cent."""
+        return 1.0 if self.metric.endswith("nll") else 100.0
+
+    @property
+    def unit(self) -> str:
+        """Of differences."""
+        return "" if self.scale == 1 else "points"
+
+    @cached_property
+    def arms(self) -> dict[tuple[Values, Values], list[Cell]]:
+        """The configurations of each method on each problem, among which validation chooses."""
+        arms: dict[tuple[Values, Values], list[Cell]] = {}
+        for cell in self.cells:
+            arms.setdefault((cell.problem, cell.method), []).append(cell)
+        return arms
+
+    def chosen(self, cells: Sequence[Cell]) -> Cell:
+        """Returns the configuration with the best mean validation value, of those with the most repetitions.
+
+        Test values are not looked at (Gulrajani and Lopez-Paz 2021: the rule of choice moves results more than the
+        method does). Of equal ones the first that was asked for is taken.
+        """
+        most = max(len(cell.results) for cell in cells)
+        whole = [cell for cell in cells if len(cell.results) == most]
+        sign = 1 if METRICS[self.monitor.rsplit("/", 1)[-1]] else -1
+        return max(whole, key=lambda cell: sign * cell.score)
+
+    @property
+    def baseline_method(self) -> Values:
+        """The baseline as values of the methods' axes."""
+        return tuple((axis, self.baseline[axis]) for axis in self.methods)
+
+
+def methods_of(axes: Sequence[str]) -> list[str]:
+    """Returns the axes whose values are compared unless the configuration says: ways of transfer, networks, alphas."""
+    for kind in METHODS:
+        if found := [axis for axis in axes if axis in kind]:
+            return found
+    others = [axis for axis in axes if axis not in REPLICATES and not axis.startswith(PROBLEM)]
+    return others[:1] or [axis for axis in axes if axis not in REPLICATES][:1]
+
+
+def baseline_of(declared: str | None, methods: Sequence[str], values: Mapping[str, Sequence[str]]) -> dict[str, str]:
+    """Returns what methods are compared with: what was declared; else scratch, a linear probe, alpha 0, or the first."""
+    baseline = {}
+    for axis in methods:
+        known = [value for value in FIRST.get(axis, ()) if value in values[axis]]
+        baseline[axis] = known[0] if known else values[axis][0]
+    if declared is not None:
+        axis, _, value = declared.partition("=")
+        baseline[axis] = value
+    return baseline
+
+
+def shown(values: Values) -> str:
+    """Returns values to read: the strategy's alone, others with their axis."""
+    return " ".join(value if axis in ("strategy", "backbone", "data") else f"{axis}={value}" for axis, value in values)
