@@ -156,7 +156,7 @@ def label_efficiency(study: Study, rows: Sequence[Row]) -> Figure | None:
         return None
     figure = Figure(figsize=(6.5, 4), layout="constrained")
     axes = figure.subplots()
-    lines = curves(study, rows, axis)
+    lines = curves(rows, axis)
     for ((rest, method), line), colour, marker in zip(lines.items(), _cycle(COLOURS), _cycle(MARKERS), strict=False):
         x = [n for n, _ in line]
         mean, low, high = (
@@ -216,9 +216,8 @@ def cost(study: Study, rows: Sequence[Row]) -> Figure | None:
         colour = _cycle(COLOURS)[names.index(row.method)]
         y = study.scale * row.test.mean
         axes.scatter(x, y, s=size, color=colour, alpha=0.8, linewidths=0)
-        axes.annotate(
-            shown((*row.method, *row.problem)) or study.name, (x, y), (6, 4), textcoords="offset points", fontsize=8
-        )
+        name = shown((*row.method, *row.problem)) or study.name
+        axes.annotate(name, (x, y), (6, 4), textcoords="offset points", fontsize=8)
     axes.set(xlabel="seconds of a fit (dots grow with the parameters that train)", ylabel=_named(study), xscale="log")
     axes.margins(0.15)
     axes.grid(color="#eeeeee")

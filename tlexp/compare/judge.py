@@ -140,8 +140,8 @@ def _wilcoxon(difference: Paired) -> float:
 
 
 def effects(study: Study) -> list[Effect]:
-    """Returns the gap of every alpha to alpha = 0; p-values are adjusted over all of them. Empty without such an axis."""
-    if "alpha" not in study.axes:
+    """Returns the gap of every alpha to alpha = 0, p-values adjusted over all; none where alpha was searched or no axis."""
+    if "alpha" not in study.axes or study.searched:
         return []
     groups: dict[tuple[Values, Values], dict[str, list[Cell]]] = {}
     for cell in study.cells:
@@ -174,7 +174,7 @@ def labels_axis(study: Study) -> str | None:
     return next((axis for axis in LABELS if axis in study.problems and len(study.values[axis]) > 1), None)
 
 
-def curves(study: Study, rows: Sequence[Row], axis: str) -> dict[tuple[Values, Values], list[tuple[float, Row]]]:
+def curves(rows: Sequence[Row], axis: str) -> dict[tuple[Values, Values], list[tuple[float, Row]]]:
     """Returns the rows by method and rest of the problem, along the label budget."""
     lines: dict[tuple[Values, Values], list[tuple[float, Row]]] = {}
     for row in rows:

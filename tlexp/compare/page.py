@@ -14,7 +14,7 @@ from tlexp.compare.table import cells, difference, effect_cells, effect_heading,
 CAPTIONS = {
     "methods": (
         "Methods at a glance",
-        "Mean and 95 % interval over repetitions, each at what validation chose for it.",
+        "Mean and 95 % interval over repetitions, at what validation chose.",
     ),
     "alpha_curve": (
         "The weight of the source",

@@ -80,9 +80,10 @@ class Study:
 
     def __init__(self, layout: Mapping[str, Any], results: Mapping[str, Result]) -> None:
         self.name, self.metric, self.monitor = layout["name"], layout["metric"], layout["monitor"]
+        self.searched: bool = layout["searched"]
         self.axes: list[str] = layout["axes"]
         self.replicates = [axis for axis in self.axes if axis in REPLICATES]
-        self.methods = layout["methods"] or methods_of(self.axes)
+        self.methods = methods_of(self.axes) if layout["methods"] is None else list(layout["methods"])
         others = [axis for axis in self.axes if axis not in (*self.replicates, *self.methods)]
         self.problems = [axis for axis in others if axis.startswith(PROBLEM)]
         self.tuned = [axis for axis in others if axis not in self.problems]
@@ -93,8 +94,10 @@ class Study:
         self.points = len(layout["points"])
         cells: dict[tuple[Values, Values, Values], Cell] = {}
         for point in layout["points"]:
-            place = tuple(self._of(point["values"], axes) for axes in (self.problems, self.methods, self.tuned))
-            cell = cells.setdefault(place, Cell(*place, self.metric))
+            problem, method, tuned = (
+                self._of(point["values"], axes) for axes in (self.problems, self.methods, self.tuned)
+            )
+            cell = cells.setdefault((problem, method, tuned), Cell(problem, method, tuned, self.metric))
             cell.keys.append(point["key"])
             if point["key"] in results:
                 cell.results[self._of(point["values"], self.replicates)] = results[point["key"]]
@@ -154,7 +157,7 @@ def methods_of(axes: Sequence[str]) -> list[str]:
 
 
 def baseline_of(declared: str | None, methods: Sequence[str], values: Mapping[str, Sequence[str]]) -> dict[str, str]:
-    """Returns what methods are compared with: what was declared; else scratch, a linear probe, alpha 0, or the first."""
+    """Returns what methods are compared with: as declared; else scratch, a linear probe, alpha 0, or the first."""
     baseline = {}
     for axis in methods:
         known = [value for value in FIRST.get(axis, ()) if value in values[axis]]

@@ -157,7 +157,7 @@ def markdown(study: Study, rows: Sequence[Row]) -> str:
     return "\n\n".join([table, *notes(study, rows)])
 
 
-def write_rows(file: Path, study: Study, rows: Sequence[Row]) -> None:
+def write_rows(file: Path, rows: Sequence[Row]) -> None:
     """Writes the comparison as numbers, a line for each method on each problem."""
     lines = []
     for row in rows:

@@ -1,4 +1,4 @@
-"""One GPU for each of the processes that run a sweep's jobs side by side; left alone, all of them would take the first."""
+"""A GPU for each of the processes that run a sweep's jobs side by side; left alone, all would take the first."""
 
 import os
 import tempfile

@@ -237,7 +237,8 @@ class Multirun:
         content = {
             "name": self.folder.name,
             "axes": [axis.name for axis in question.axes],
-            "methods": self.config.sweep.methods,
+            "methods": self.declared_methods(question),
+            "searched": self.config.sweep.trials is not None,
             "baseline": self.config.sweep.baseline,
             "metric": self.config.sweep.metric,
             "monitor": self.config.monitor,
@@ -248,6 +249,12 @@ class Multirun:
         unfinished.replace(self.folder / tracking.LAYOUT)
         parent.record.artifact(self.folder / tracking.LAYOUT)
         return content
+
+    def declared_methods(self, question: Question) -> list[str] | None:
+        """Returns the axes that are compared as they were declared; of a search the strategies, if any."""
+        if self.config.sweep.methods is not None or self.config.sweep.trials is None:
+            return self.config.sweep.methods
+        return [axis.name for axis in question.axes if axis.name in ("strategy", "terms")]
 
     def judge(self, points: Sequence[Point]) -> None:
         """Lets the command fail where a job did.

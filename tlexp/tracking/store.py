@@ -19,6 +19,7 @@ def connect(uri: str | None) -> "MlflowClient":
     """Returns a client of its own, so that no active run of this process or its environment matters."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     # A server that is away should not hold up training for minutes; what it misses is sent again an epoch later.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
     logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # a failed call is said once, by us
