@@ -8,13 +8,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator
 
-from tlexp.compare.judge import Effect, Row, curves, labels_axis
+from tlexp.compare.judge import SIGNIFICANT, Effect, Row, curves, labels_axis
 from tlexp.compare.study import Study, Values, shown
 
 # Okabe and Ito's colours, and markers, stay apart for colour-blind readers and on paper.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
-SIGNIFICANT = 0.05
 MOST_PANELS = 6
 
 
@@ -122,18 +121,18 @@ def _curve(axes: Axes, study: Study, own: Sequence[Effect], colour: str, marker:
 
 
 def negative_transfer(study: Study, effects: Sequence[Effect]) -> Figure | None:
-    """Draws error with alpha minus error without, its interval and what it says, a line each (a forest plot)."""
+    """Draws error with alpha minus error without, a line each (a forest plot); coloured where the test rejects."""
     gaps = [effect for effect in effects if effect.gap is not None]
     if not gaps:
         return None
     figure = Figure(figsize=(7.5, 1.2 + 0.3 * len(gaps)), layout="constrained")
     axes = figure.subplots()
-    colours = {"hurts": COLOURS[1], "helps": COLOURS[2], "": COLOURS[7]}
+    colours = {"hurts": COLOURS[1], "helps": COLOURS[2]}
     for line, effect in enumerate(reversed(gaps)):
         assert effect.gap is not None
         gap = effect.gap.difference.difference
         mean, low, high = (study.scale * value for value in (gap.mean, gap.low, gap.high))
-        colour = colours[effect.verdict]
+        colour = colours.get(effect.verdict, COLOURS[7])
         if math.isfinite(low):
             axes.plot([low, high], [line, line], color=colour)
         axes.plot(mean, line, "s", color=colour)

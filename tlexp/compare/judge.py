@@ -12,6 +12,7 @@ from tlexp.compare.paired import Interval, Paired, paired
 from tlexp.compare.study import Cell, Study, Values
 
 Place = TypeVar("Place")
+SIGNIFICANT = 0.05
 LABELS = ("data.shots", "data.fraction")
 
 
@@ -70,11 +71,14 @@ class Effect:
 
     @property
     def verdict(self) -> str:
-        """`hurts` or `helps` where the interval of the gap leaves 0 out, else nothing."""
+        """`hurts` or `helps` where the adjusted test rejects, `may` before it where its interval alone leaves 0 out."""
         if self.gap is None or math.isnan(self.gap.difference.difference.low):
             return ""
         interval = self.gap.difference.difference
-        return "hurts" if interval.low > 0 else "helps" if interval.high < 0 else ""
+        if interval.low <= 0 <= interval.high:
+            return ""
+        sure = self.gap.p_holm < SIGNIFICANT
+        return ("" if sure else "may ") + ("hurt" if interval.low > 0 else "help") + ("s" if sure else "")
 
 
 def compare(study: Study) -> list[Row]:
@@ -140,7 +144,7 @@ def _wilcoxon(difference: Paired) -> float:
 
 
 def effects(study: Study) -> list[Effect]:
-    """Returns the gap of every alpha to alpha = 0, p-values adjusted over all; none where alpha was searched or no axis."""
+    """Returns the gap of every alpha to alpha = 0, p-values adjusted over all; none where alpha was searched."""
     if "alpha" not in study.axes or study.searched:
         return []
     groups: dict[tuple[Values, Values], dict[str, list[Cell]]] = {}

@@ -9,7 +9,17 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from tlexp import __version__
 from tlexp.compare.judge import Effect, Row
 from tlexp.compare.study import Study, shown
-from tlexp.compare.table import cells, difference, effect_cells, effect_heading, heading, interval, notes
+from tlexp.compare.table import (
+    cells,
+    cost_cells,
+    cost_heading,
+    difference,
+    effect_cells,
+    effect_heading,
+    heading,
+    interval,
+    notes,
+)
 
 CAPTIONS = {
     "methods": (
@@ -31,7 +41,10 @@ CAPTIONS = {
         "Gain over the baseline",
         "Mean paired difference on each problem; a star where the test rejects after Holm's adjustment.",
     ),
-    "cost": ("Cost", "What a fit takes on the machine of the runs; shared machines are noisy, so read it as an order."),
+    "cost": (
+        "Cost and result",
+        "What a fit takes on the machine of the runs; shared machines are noisy.",
+    ),
 }
 
 
@@ -43,10 +56,14 @@ def answer(study: Study, rows: Sequence[Row]) -> str:
         where = f"On {shown(problem)}, validation" if problem else "Validation"
         name = shown((*best.method, *best.cell.tuned)) or study.name
         said = f"{where} prefers {name}: test {interval(study, best.test)}"
+        base = shown(study.baseline_method)
         if best.against is not None:
-            base = shown(study.baseline_method)
             said += f", {difference(study, best.against)} {study.unit} against {base}"
         sentences.append(said.strip() + ".")
+        top = next(row for row in rows if row.problem == problem)
+        if top is not best:
+            name = shown((*top.method, *top.cell.tuned))
+            sentences.append(f"The best on the test, for information, is {name}: {interval(study, top.test)}.")
     return " ".join(sentences)
 
 
@@ -80,6 +97,8 @@ def page(study: Study, rows: Sequence[Row], effects: Sequence[Effect], pictures:
         notes=notes(study, rows),
         effect_heading=effect_heading(),
         effects=[effect_cells(study, effect) for effect in effects],
+        cost_heading=cost_heading(study),
+        costs=[cost_cells(study, row) for row in rows],
         figures=drawn,
         version=__version__,
     )

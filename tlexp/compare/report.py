@@ -11,7 +11,7 @@ from tlexp.compare.figures import figures
 from tlexp.compare.judge import compare, effects
 from tlexp.compare.page import answer, page
 from tlexp.compare.study import Result, Study
-from tlexp.compare.table import markdown, notes, rich_effects, rich_table, write_points, write_rows
+from tlexp.compare.table import markdown, notes, rich_costs, rich_effects, rich_table, write_points, write_rows
 
 PAGE = "comparison.html"
 
@@ -47,6 +47,7 @@ def report(
     console.print(rich_table(study, rows))
     if len({effect.alpha for effect in sources}) > 1 and study.methods != ["alpha"]:
         console.print(rich_effects(study, sources))
+    console.print(rich_costs(study, rows))
     for line in (*notes(study, rows), f"page: {folder / PAGE}"):
         console.print(line, soft_wrap=True, markup=False)
     for file in (folder / PAGE, folder / "comparison.csv", folder / "points.csv", *pictures.values()):

@@ -9,6 +9,7 @@ import numpy as np
 
 from tlexp.compare.paired import Interval, mean_interval
 from tlexp.config import METRICS
+from tlexp.errors import UsageError
 from tlexp.sweep.points import REPLICATES
 
 # Axes that name ways of transferring, in the order in which they are looked for; of a kind all are taken.
@@ -80,13 +81,15 @@ class Study:
 
     def __init__(self, layout: Mapping[str, Any], results: Mapping[str, Result]) -> None:
         self.name, self.metric, self.monitor = layout["name"], layout["metric"], layout["monitor"]
-        self.searched: bool = layout["searched"]
+        self.searched: bool = layout.get("searched", False)
+        self.changed: list[str] = layout.get("changed", [])
         self.axes: list[str] = layout["axes"]
         self.replicates = [axis for axis in self.axes if axis in REPLICATES]
         self.methods = methods_of(self.axes) if layout["methods"] is None else list(layout["methods"])
         others = [axis for axis in self.axes if axis not in (*self.replicates, *self.methods)]
         self.problems = [axis for axis in others if axis.startswith(PROBLEM)]
         self.tuned = [axis for axis in others if axis not in self.problems]
+        self._check(layout["baseline"])
         self.values = {axis: list(dict.fromkeys(p["values"][axis] for p in layout["points"])) for axis in self.axes}
         self.baseline = baseline_of(layout["baseline"], self.methods, self.values)
         self.missing = sum(point["key"] not in results for point in layout["points"])
@@ -102,6 +105,16 @@ class Study:
             if point["key"] in results:
                 cell.results[self._of(point["values"], self.replicates)] = results[point["key"]]
         self.cells = [cell for cell in cells.values() if cell.results]
+
+    def _check(self, baseline: str | None) -> None:
+        """Makes sure that what is compared varies.
+
+        Raises:
+            UsageError: where it does not, naming what does.
+        """
+        named = [*self.methods, *([baseline.partition("=")[0]] if baseline else [])]
+        if unknown := [axis for axis in named if axis not in self.axes]:
+            raise UsageError(f"{unknown[0]}: is no axis of {self.name}; choose of {', '.join(self.axes)}")
 
     @staticmethod
     def _of(values: Mapping[str, str], axes: Sequence[str]) -> Values:
@@ -145,6 +158,32 @@ class Study:
     def baseline_method(self) -> Values:
         """The baseline as values of the methods' axes."""
         return tuple((axis, self.baseline[axis]) for axis in self.methods)
+
+
+def side_by_side(
+    sweeps: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]],
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Joins sweeps, given as what they wrote down and what their jobs measured, each as one method.
+
+    Raises:
+        UsageError: for sweeps that do not choose and report by the same metrics.
+    """
+    layouts = [layout for layout, _ in sweeps]
+    for name in ("monitor", "metric"):
+        if len(found := {layout[name] for layout in layouts}) > 1:
+            raise UsageError(f"{', '.join(sorted(found))}: sweeps with another {name} cannot be compared")
+    axes = list(dict.fromkeys(axis for layout in layouts for axis in layout["axes"]))
+    points = [
+        {
+            "key": point["key"],
+            "values": {axis: point["values"].get(axis, "-") for axis in axes} | {"sweep": layout["name"]},
+        }
+        for layout in layouts
+        for point in layout["points"]
+    ]
+    joined = {**layouts[0], "name": " and ".join(layout["name"] for layout in layouts), "axes": ["sweep", *axes]}
+    joined |= {"methods": ["sweep"], "baseline": None, "points": points, "searched": True, "changed": ["methods"]}
+    return joined, {key: value for _, measured in sweeps for key, value in measured.items()}
 
 
 def methods_of(axes: Sequence[str]) -> list[str]:

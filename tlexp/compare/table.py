@@ -13,6 +13,7 @@ from tlexp.compare.judge import Against, Effect, Row
 from tlexp.compare.paired import Interval
 from tlexp.compare.study import Study, shown
 
+COSTS = ("trainable_parameters", "fit_seconds", "examples_per_second", "peak_memory_mib")
 CLAIM = 10  # repetitions that a claim needs; with fewer the exact tests cannot reject in a family of any size
 
 
@@ -20,7 +21,7 @@ def heading(study: Study) -> list[str]:
     """Returns the columns of the main table."""
     base = shown(study.baseline_method)
     columns = [*study.problems, "method", "chosen by validation", "validation", "test", f"minus {base}", "p (Holm)"]
-    return [*columns, "d_z", "better in", "oracle gap", "trials", "trains", "seconds"]
+    return [*columns, "d_z", "better in", "oracle gap", "trials"]
 
 
 def cells(study: Study, row: Row) -> list[str]:
@@ -39,8 +40,25 @@ def cells(study: Study, row: Row) -> list[str]:
         better,
         f"{study.scale * row.oracle_gap:.1f}" if row.trials > 1 else "-",
         str(row.trials),
-        count(row.cell.mean("trainable_parameters")),
-        f"{row.cell.mean('fit_seconds'):.3g}",
+    ]
+
+
+def cost_heading(study: Study) -> list[str]:
+    """Returns the columns of the table of costs."""
+    return [*study.problems, "method", "parameters that train", "seconds of a fit", "examples/s", "memory, MiB"]
+
+
+def cost_cells(study: Study, row: Row) -> list[str]:
+    """Returns what a method costs as text: means over repetitions."""
+    numbers = [row.cell.mean(name) for name in COSTS]
+    return [
+        *(value for _, value in row.problem),
+        shown(row.method) or study.name,
+        count(numbers[0]),
+        *(
+            "" if math.isnan(number) else f"{number:,.3g}" if number < 100 else f"{number:,.0f}"
+            for number in numbers[1:]
+        ),
     ]
 
 
@@ -117,6 +135,9 @@ def notes(study: Study, rows: Sequence[Row]) -> list[str]:
     if tested:
         family = f"family of {tested} paired t tests against {shown(study.baseline_method)}, adjusted after Holm"
         found.append(family)
+    if study.changed:
+        rule = "asked after the runs, so that p-values are those of an exploration"
+        found.append(f"{', '.join(study.changed)}: {rule}")
     trials = {shown(row.method): row.trials for row in rows}
     if len(set(trials.values())) > 1:
         listed = ", ".join(f"{name} {number}" for name, number in trials.items())
@@ -133,12 +154,23 @@ def _repeated(study: Study) -> str:
 
 
 def rich_table(study: Study, rows: Sequence[Row]) -> Table:
-    """Returns the main table for the terminal."""
+    """Returns the main table for the terminal, without what the page has room for."""
     table = Table(title=escape(f"Comparison: {study.name}"), title_justify="left")
-    for column in heading(study):
-        table.add_column(escape(column), overflow="fold")
+    kept = [place for place, column in enumerate(heading(study)) if column not in ("validation", "d_z")]
+    for place in kept:
+        column = heading(study)[place]
+        table.add_column(escape(column), no_wrap=column in ("method", "test") or column.startswith("minus"))
     for row in rows:
-        table.add_row(*map(escape, cells(study, row)))
+        line = cells(study, row)
+        table.add_row(*(escape(line[place]) for place in kept))
+    return table
+
+
+def rich_costs(study: Study, rows: Sequence[Row]) -> Table:
+    """Returns the table of costs for the terminal."""
+    table = Table(*map(escape, cost_heading(study)), title="Cost", title_justify="left")
+    for row in rows:
+        table.add_row(*map(escape, cost_cells(study, row)))
     return table
 
 
@@ -174,8 +206,7 @@ def write_rows(file: Path, rows: Sequence[Row]) -> None:
             line |= {"p_holm": row.against.p_holm, "p_wilcoxon": row.against.p_wilcoxon, "d_z": found.d_z}
             line |= {"wins": found.wins}
         line |= {"oracle_gap": row.oracle_gap, "trials": row.trials, "preferred": row.leads}
-        costs = ("trainable_parameters", "fit_seconds", "examples_per_second", "peak_memory_mib")
-        lines.append(line | {name: row.cell.mean(name) for name in costs})
+        lines.append(line | {name: row.cell.mean(name) for name in COSTS})
     write_csv(file, lines)
 
 

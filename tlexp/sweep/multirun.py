@@ -21,7 +21,7 @@ from tlexp import config as configuration
 from tlexp import tracking
 from tlexp.cache import JOBS
 from tlexp.cli import SWEEP_PROCESS
-from tlexp.config import Config
+from tlexp.config import Config, without_password
 from tlexp.errors import JobFailed, JobsFailed, UsageError
 from tlexp.stopping import stop_signals
 from tlexp.sweep.points import Point, Question, combinations, parsed, point
@@ -219,6 +219,10 @@ class Multirun:
         from tlexp.report import screen
 
         report(layout, self.results(points, parent), self.folder, parent.record, screen)
+        if address := parent.address:
+            uri = without_password(self.config.tracking.uri) or ""
+            local = uri.startswith("sqlite:")
+            say(f"mlflow ui --backend-store-uri {uri}, then http://127.0.0.1:5000{address}" if local else uri + address)
 
     def results(self, points: Sequence[Point], parent: tracking.Parent) -> "dict[str, Result]":
         """Returns what the jobs measured, as MLflow has it; without a store, as their folders do."""
@@ -248,6 +252,7 @@ class Multirun:
         unfinished.write_text(json.dumps(content, indent=1) + "\n")
         unfinished.replace(self.folder / tracking.LAYOUT)
         parent.record.artifact(self.folder / tracking.LAYOUT)
+        parent.describe(content)
         return content
 
     def declared_methods(self, question: Question) -> list[str] | None:

@@ -5,7 +5,7 @@ processes that train; these get the run's id and add to it.
 """
 
 from tlexp.tracking.record import EpochRecorder, Record, final_metrics
-from tlexp.tracking.results import read_sweep, sweeps
+from tlexp.tracking.results import find, read_runs, read_sweep, sweep_id, sweeps
 from tlexp.tracking.runs import attached, checkpoint_at, checkpoint_of, finish, tracked
 from tlexp.tracking.stale import LOCK
 from tlexp.tracking.store import connect
@@ -22,8 +22,11 @@ __all__ = [
     "checkpoint_of",
     "connect",
     "final_metrics",
+    "find",
     "finish",
+    "read_runs",
     "read_sweep",
+    "sweep_id",
     "sweep_tracked",
     "sweeps",
     "tracked",

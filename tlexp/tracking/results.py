@@ -2,18 +2,86 @@
 
 import json
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tlexp.errors import UsageError
 from tlexp.tracking.runs import PARENT
+from tlexp.tracking.store import connect
 from tlexp.tracking.sweeps import LAYOUT, ROLE, found
+from tlexp.tracking.view import PARAMS
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
 KEY_LENGTH = 12  # of what a job's folder ends with
+
+
+def find(uri: str, experiment: str) -> tuple["MlflowClient", str]:
+    """Returns a client and the id of an experiment that exists already.
+
+    Raises:
+        UsageError: where it does not.
+    """
+    if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).is_file():
+        raise UsageError(f"{uri}: there is no such database; run something first, or give --uri")
+    client = connect(uri)
+    known = client.get_experiment_by_name(experiment)
+    if known is None:
+        raise UsageError(f"{experiment}: {uri} has no such experiment; give --experiment")
+    return client, str(known.experiment_id)
+
+
+def sweep_id(client: "MlflowClient", experiment: str, name: str) -> str:
+    """Returns the run id of a sweep that is named by it, by its name or by its folder; of several the newest.
+
+    Raises:
+        UsageError: where there is none.
+    """
+    runs = sweeps(client, experiment)
+    for run in reversed(runs):
+        folder = Path(run.data.tags["folder"])
+        if name in (run.info.run_id, run.info.run_name, folder.name) or Path(name).absolute() == folder:
+            return str(run.info.run_id)
+    known = ", ".join(dict.fromkeys(str(run.info.run_name) for run in runs)) or "none"
+    raise UsageError(f"{name}: no sweep of that name; there are {known}")
+
+
+def read_runs(
+    client: "MlflowClient", experiment: str, which: str, axes: Sequence[str]
+) -> tuple[dict[str, Any], dict[str, dict[str, float]]]:
+    """Returns single runs in the form of a sweep, each a point by its parameters.
+
+    Raises:
+        UsageError: where none is finished, where one lacks an axis, or where they were chosen by different metrics.
+    """
+    finished = "attributes.status = 'FINISHED'" + (f" and {which}" if which else "")
+    runs = [run for run in found(client, experiment, finished) if "score" in run.data.metrics]
+    if not runs:
+        raise UsageError(f"{which or 'all runs'}: no finished run among them")
+    names = {axis: PARAMS.get(axis, axis) for axis in axes}
+    for axis, name in names.items():
+        if any(name not in run.data.params for run in runs):
+            raise UsageError(f"{axis}: not every run has such a parameter; leave it out of --axes")
+    monitors = {run.data.params["monitor"] for run in runs}
+    if len(monitors) > 1:
+        raise UsageError(
+            f"{', '.join(sorted(monitors))}: runs that were chosen by different metrics; add to the filter"
+        )
+    points = [
+        {"key": run.info.run_id, "values": {axis: _plain(run.data.params[name]) for axis, name in names.items()}}
+        for run in runs
+    ]
+    layout: dict[str, Any] = {"name": "runs", "axes": list(axes), "methods": None, "baseline": None, "searched": False}
+    layout |= {"metric": "test/target/accuracy", "monitor": monitors.pop(), "points": points, "changed": ["axes"]}
+    return layout, {run.info.run_id: dict(run.data.metrics) for run in runs}
+
+
+def _plain(text: str) -> str:
+    """Returns a parameter as it would be written on the command line."""
+    return text.removesuffix(".0") if text != "Infinity" else "inf"
 
 
 def sweeps(client: "MlflowClient", experiment: str) -> list["Run"]:

@@ -10,6 +10,7 @@ from tlexp.stopping import Stopped
 from tlexp.tracking import runs
 from tlexp.tracking.record import Record, bookkeeping, final_metrics, first_line, rows
 from tlexp.tracking.stale import close_stale
+from tlexp.tracking.view import save_view
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -56,6 +57,18 @@ class Parent:
             elif known.info.status != "FINISHED":
                 client.log_artifact(known.info.run_id, str(folder / "metrics.json"))
                 client.set_terminated(known.info.run_id, "FINISHED")
+
+    def describe(self, layout: Mapping[str, Any]) -> None:
+        """Lets MLflow's page of the sweep show what the sweep is about."""
+        if self.record.client is not None and self.run_id is not None:
+            save_view(self.record.client, self.experiment, self.run_id, layout)
+
+    @property
+    def address(self) -> str:
+        """The page of the sweep's jobs below the address of MLflow's user interface; empty without a store."""
+        if not self.run_id:
+            return ""
+        return f"/#/experiments/{self.experiment}/runs?viewStateShareKey={self.run_id}&compareRunsMode=CHART"
 
     def close_jobs(self) -> None:
         """Closes what jobs left open whose process was ended with this one."""
