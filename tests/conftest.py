@@ -156,14 +156,21 @@ def command(*arguments: str, cwd: Path, **environment: str) -> subprocess.Comple
     return subprocess.run(line, cwd=cwd, env=env, capture_output=True, text=True, timeout=280)
 
 
-def branched(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    """Runs `python run.py` in a branch of this process, which has imported everything already: half of a short run."""
+def branched(
+    *arguments: str, cwd: Path, meanwhile: Callable[[int], None] = lambda pid: None
+) -> subprocess.CompletedProcess[str]:
+    """Runs `python run.py` in a branch of this process, which has imported everything already: half of a short run.
+
+    `meanwhile` gets the branch's process id, which is that of its group too.
+    """
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
         if (child := os.fork()) == 0:
+            os.setsid()
             os.chdir(cwd)
             os.dup2(out.fileno(), 1)
             os.dup2(err.fileno(), 2)
             _as_a_command([str(ROOT / "run.py"), *arguments])
+        meanwhile(child)
         code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
         out.seek(0)
         err.seek(0)

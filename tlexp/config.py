@@ -171,7 +171,7 @@ class SweepConfig:
     metric: str = "test/target/accuracy"
     trials: int | None = None
     sampler: dict[str, Any] = MISSING
-    pruner: dict[str, Any] | None = None
+    pruner: Any = None
 
     def __post_init__(self) -> None:
         _positive(sweep__trials=self.trials)

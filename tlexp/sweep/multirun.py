@@ -24,7 +24,7 @@ from tlexp.cli import SWEEP_PROCESS
 from tlexp.config import Config, without_password
 from tlexp.errors import JobFailed, JobsFailed, UsageError
 from tlexp.stopping import stop_signals
-from tlexp.sweep.points import Point, Question, combinations, parsed, point
+from tlexp.sweep.points import Point, Question, combinations, in_order, parsed, point
 
 if TYPE_CHECKING:
     from tlexp.compare.study import Result
@@ -89,7 +89,9 @@ class Multirun:
             UsageError: where another process runs the same sweep, or the store fails.
         """
         self.config = self.plain(question)
-        name = self.config.sweep.name or "-".join(axis.name.rsplit(".", 1)[-1] for axis in question.axes) or "sweep"
+        check_declared(self.config, question)
+        axes = [name.rsplit(".", 1)[-1] for name in in_order(axis.name for axis in question.axes)]
+        name = self.config.sweep.name or "-".join(axes) or "sweep"
         self.folder = Path(self.config.sweep.out).absolute() / f"{name}-{question.key}"
         self.folder.mkdir(parents=True, exist_ok=True)
         tags = {f"axis.{axis.name}": ",".join(axis.values) or axis.override.input_line or "" for axis in question.axes}
@@ -273,6 +275,21 @@ class Multirun:
             outcome = self.outcomes[first.key]
             unexpected = any(self.outcomes[key].unexpected for key in failed)
             raise JobsFailed(len(failed), len(self.outcomes), f"{first.name} ({outcome.error})", unexpected)
+
+
+def check_declared(config: Config, question: Question) -> None:
+    """Makes sure that what is to be compared varies.
+
+    Raises:
+        UsageError: where it does not.
+    """
+    values = {axis.name: axis.values for axis in question.axes}
+    axis, _, value = (config.sweep.baseline or "").partition("=")
+    if config.sweep.baseline and (axis not in values or (values[axis] and value not in values[axis])):
+        known = ", ".join(f"{axis}={value}" for value in values.get(axis, ())) or ", ".join(values)
+        raise UsageError(f"sweep.baseline={config.sweep.baseline}: is no point of this sweep; there are {known}")
+    if unknown := [axis for axis in config.sweep.methods or () if axis not in values]:
+        raise UsageError(f"sweep.methods: {unknown[0]} is no axis of this sweep; there are {', '.join(values)}")
 
 
 def check_early(jobs: Iterable[Point]) -> None:

@@ -78,9 +78,14 @@ class Point:
     @property
     def name(self) -> str:
         """What its run is called in MLflow: the values that vary."""
-        order = sorted(self.values, key=lambda axis: (axis in REPLICATES, axis != "strategy", axis))
+        order = in_order(self.values)
         parts = [f"{SHORT.get(axis, axis.rsplit('.', 1)[-1])}{_short(self.values[axis])}" for axis in order]
         return re.sub(r"[^A-Za-z0-9_.+-]+", "_", "-".join(parts) or self.config.label)[:100]
+
+
+def in_order(axes: Iterable[str]) -> list[str]:
+    """Returns axes as names have them, however they were given: the strategy first, repetitions last."""
+    return sorted(axes, key=lambda axis: (axis in REPLICATES, axis != "strategy", axis))
 
 
 def _short(value: str) -> str:

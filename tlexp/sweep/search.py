@@ -94,7 +94,8 @@ class Search(Multirun):
         interrupted = iter(study.get_trials(deepcopy=False, states=[TrialState.RUNNING]))
         told = len(study.get_trials(deepcopy=False, states=[TrialState.COMPLETE, TrialState.FAIL]))
         say(f"study of {wanted} trials, {told} of them told; {len(self.repetitions)} job(s) in each")
-        while told < wanted:
+        self.exhausted = False
+        while told < wanted and not self.exhausted:
             size = min(max(1, self.at_once // len(self.repetitions)), wanted - told)
             batch: list[Trial | FrozenTrial] = list(islice(interrupted, size))
             while len(batch) < size:
@@ -125,13 +126,23 @@ class Search(Multirun):
 
         scores = [outcome.score for each in points if (outcome := self.outcomes[each.key]).score is not None]
         if len(scores) < len(points):
-            study.tell(trial.number, state=TrialState.FAIL)
+            self.told(study, trial, state=TrialState.FAIL)
             say(f"trial {trial.number}: failed")
             return
         value = sum(scores) / len(scores)
-        study.tell(trial.number, value)
+        self.told(study, trial, value=value)
         best = study.best_trial
         say(f"trial {trial.number}: {self.config.monitor} {value:.4f}; best {best.value:.4f} of trial {best.number}")
+
+    def told(self, study: "Study", trial: "Trial | FrozenTrial", **how: Any) -> None:
+        """Passes on how a trial ended; a sampler with nothing left to suggest ends the search."""
+        try:
+            study.tell(trial.number, how.get("value"), state=how.get("state"))
+        except RuntimeError as error:
+            if "Study.stop" not in str(error):  # which samplers call when all combinations were tried
+                raise
+            self.exhausted = True
+            say("the sampler has no more to suggest")
 
     def everything(
         self, question: Question, study: "Study", parent: tracking.Parent, points: Sequence[Point]

@@ -129,7 +129,9 @@ def _record_again(
     record = Record(client, run_id)
     for row in rows(folder / "history.jsonl"):
         record.metrics({name: row[name] for name in row if name != "epoch"}, step=row["epoch"])
-    record.metrics(final_metrics(result), step=result["best_epoch"])
+    final = final_metrics(result)
+    final.pop("seconds", None)  # measured after a run has said everything else
+    record.metrics(final, step=result["best_epoch"])
     record.tags({"recorded_again": "true", **{f"split.{role}": key for role, key in result["split_hashes"].items()}})
     record.artifact(folder / "metrics.json")
     for picture in sorted(folder.glob("*.png")):

@@ -1,0 +1,307 @@
+"""Whole multiruns: what runs, what is skipped, what stays of one that is killed, and what MLflow says of it."""
+
+import csv
+import json
+import os
+import random
+import re
+import signal
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from mlflow import MlflowClient
+
+from tests.conftest import CACHE, QUICK, branched, command, weights
+
+pytestmark = pytest.mark.slow
+
+RUN = (*QUICK, "init=random", "epochs=1", f"cache={CACHE}")
+GRID = ("strategy=scratch,finetune,linear_probe", "alpha=0,0.5", "seed=range(4)")
+PARALLEL = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
+
+
+class Store:
+    """What MLflow has of the sweeps in a folder."""
+
+    def __init__(self, cwd: Path) -> None:
+        self.client = MlflowClient(f"sqlite:///{cwd}/mlflow.db")
+        experiment = self.client.get_experiment_by_name("tlexp")
+        self.runs = list(self.client.search_runs([experiment.experiment_id]))
+
+    @property
+    def parents(self) -> list[Any]:
+        return [run for run in self.runs if run.data.tags.get("tlexp.role") == "sweep"]
+
+    def children(self, parent: Any) -> list[Any]:
+        return [run for run in self.runs if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
+
+
+def only_sweep(cwd: Path) -> tuple[Any, list[Any], Store]:
+    store = Store(cwd)
+    (parent,) = store.parents
+    return parent, store.children(parent), store
+
+
+def jobs(cwd: Path) -> dict[str, Path]:
+    return {file.parent.name: file.parent for file in (cwd / "outputs/jobs").glob("*/metrics.json")}
+
+
+def table(cwd: Path) -> list[dict[str, str]]:
+    """The comparison without what depends on the machine."""
+    (file,) = (cwd / "outputs/sweeps").glob("*/comparison.csv")
+    timed = ("fit_seconds", "examples_per_second", "peak_memory_mib")
+    with file.open() as content:
+        return [{key: value for key, value in row.items() if key not in timed} for row in csv.DictReader(content)]
+
+
+@pytest.mark.timeout(600)
+def test_a_sweep_that_is_killed_five_times_ends_as_one_that_was_not(tmp_path):
+    """`kill -9` on the whole group, wherever it is: no finished job runs again, none is lost."""
+    undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
+    undisturbed.mkdir()
+    killed.mkdir()
+    whole = branched("-m", *RUN, *GRID, cwd=undisturbed)
+    assert whole.returncode == 0, whole.stderr
+    chance = random.Random(3)
+    written: dict[str, int] = {}
+    kills = 0
+    while kills < 5:
+        wanted = len(jobs(killed)) + 1 + kills % 3
+
+        def kill(pid: int, wanted: int = wanted) -> None:
+            while len(jobs(killed)) < wanted:
+                time.sleep(0.01)
+            time.sleep(chance.uniform(0, 0.6))
+            os.killpg(pid, signal.SIGKILL)
+
+        assert branched("-m", *RUN, *GRID, cwd=killed, meanwhile=kill).returncode == -signal.SIGKILL
+        kills += 1
+        found = {name: (folder / "metrics.json").stat().st_mtime_ns for name, folder in jobs(killed).items()}
+        assert written.items() <= found.items(), "a finished job was written again"
+        written = found
+        assert len(written) < 24, "nothing is left to kill"
+    last = branched("-m", *RUN, *GRID, cwd=killed)
+    assert last.returncode == 0, last.stderr
+    found = {name: (folder / "metrics.json").stat().st_mtime_ns for name, folder in jobs(killed).items()}
+    assert written.items() <= found.items()
+    assert set(found) == set(jobs(undisturbed))
+    assert len(found) == 24
+    assert table(killed) == table(undisturbed)
+    for cwd in (undisturbed, killed):
+        parent, children, _ = only_sweep(cwd)
+        assert parent.info.status == "FINISHED"
+        assert [run.info.status for run in children] == ["FINISHED"] * 24
+        assert len({run.data.tags["config_hash"] for run in children}) == 24
+
+
+def test_a_grown_grid_runs_what_is_new_under_the_same_parent(tmp_path):
+    assert branched("-m", *RUN, "alpha=0,0.5", "seed=0,1", cwd=tmp_path).returncode == 0
+    before = {name: (folder / "metrics.json").stat().st_mtime_ns for name, folder in jobs(tmp_path).items()}
+    grown = branched("-m", *RUN, "seed=1,0", "alpha=0.5,0,1", cwd=tmp_path)
+    assert "6 points; 4 of 6 jobs are done, 2 to run" in grown.stdout
+    after = {name: (folder / "metrics.json").stat().st_mtime_ns for name, folder in jobs(tmp_path).items()}
+    assert before.items() < after.items()
+    _, children, _ = only_sweep(tmp_path)
+    assert len(children) == 6
+
+
+def test_another_question_counts_the_jobs_of_the_first_and_records_them_under_its_own_parent(tmp_path):
+    assert branched("-m", *RUN, "alpha=0,0.5", cwd=tmp_path).returncode == 0
+    other = branched("-m", *RUN, "alpha=0,0.5", "batch_size=16,8", cwd=tmp_path)
+    assert "4 points; 2 of 4 jobs are done, 2 to run" in other.stdout
+    store = Store(tmp_path)
+    assert sorted(len(store.children(parent)) for parent in store.parents) == [2, 4]
+    (again,) = [run for run in store.runs if run.data.tags.get("recorded_again") and run.data.params["alpha"] == "0.5"]
+    (first,) = [
+        run
+        for run in store.runs
+        if run.data.params.get("alpha") == "0.5" and run.data.params["batch_size"] == "16" and run is not again
+    ]
+    assert again.data.metrics == first.data.metrics
+    history = [store.client.get_metric_history(run.info.run_id, "val/target/nll") for run in (first, again)]
+    assert [(m.step, m.value) for m in history[0]] == [(m.step, m.value) for m in history[1]]
+
+
+def test_points_with_one_result_run_once_and_count_in_each_place(tmp_path):
+    done = branched("-m", *RUN, "strategy=scratch,linear_probe", "alpha=0,0.5,1", "head=two", cwd=tmp_path)
+    assert "6 points, 2 with the result of another; 0 of 4 jobs are done, 4 to run" in done.stdout
+    with next((tmp_path / "outputs/sweeps").glob("*/points.csv")).open() as file:
+        points = list(csv.DictReader(file))
+    probe = [point["test/target/accuracy"] for point in points if point["strategy"] == "linear_probe"]
+    assert len(points) == 6
+    assert len(probe) == 3
+    assert len(set(probe)) == 1
+
+
+def test_a_failing_job_says_so_at_once_and_the_others_go_on(tmp_path):
+    """A user's mistake is a line; an error of the code has its traceback on the screen and in the job's own log."""
+    (tmp_path / "falls.py").write_text(
+        "from tlexp.strategies.finetune import Finetune\n\n\n"
+        "class Falls(Finetune):\n"
+        "    def trainable(self, epoch):\n"
+        "        raise RuntimeError('fell over')\n"
+    )
+    (tmp_path / "strategy").mkdir()
+    (tmp_path / "strategy/falls.yaml").write_text(
+        "# @package _global_\ndefaults: [finetune]\nstrategy: {_target_: falls.Falls, name: falls}\n"
+    )
+    options = ("--config-dir", str(tmp_path), "-m", *RUN, "strategy=scratch,falls,finetune")
+    done = command(*options, cwd=tmp_path, PYTHONPATH=str(tmp_path))
+    said = done.stdout + done.stderr
+    assert done.returncode == 1
+    assert "falls failed: fell over" in said
+    assert said.index("RuntimeError: fell over") < said.index("finetune: target test accuracy")
+    assert "1 of 3 jobs failed, the first of them falls (fell over); give the command again to go on" in done.stderr
+    (log,) = (tmp_path / "outputs/jobs").glob("falls-*/tlexp.log")
+    assert "RuntimeError: fell over" in log.read_text()
+    parent, children, _ = only_sweep(tmp_path)
+    assert parent.info.status == "FAILED"
+    assert sorted(run.info.status for run in children) == ["FAILED", "FINISHED", "FINISHED"]
+    assert {row["strategy"] for row in table(tmp_path)} == {"scratch", "finetune"}
+
+
+def test_fail_fast_stops_at_the_first_failure(tmp_path):
+    done = branched("-m", *RUN, "batch_size=8,999,16", "sweep.fail_fast=true", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "sweep.fail_fast=true: 1 jobs are not started after the failure of batch_size999" in done.stdout
+    assert len(jobs(tmp_path)) == 1
+    _, children, _ = only_sweep(tmp_path)
+    assert len(children) == 2
+
+
+def test_parallel_jobs_on_a_fresh_database_of_which_two_fail_and_one_is_stopped(tmp_path):
+    """The others finish, and each run and the parent end as what they are."""
+
+    def stop_the_endless_one(pid: int) -> None:
+        while not (long := [file for file in tmp_path.glob("outputs/jobs/*/history.jsonl") if _lines(file) > 5]):
+            time.sleep(0.1)
+        (worker,) = _processes_with_open(long[0].parent / ".lock")
+        assert worker != pid
+        os.kill(worker, signal.SIGTERM)
+
+    grid = ("batch_size=16,999", "epochs=1,100000")
+    run = [option for option in RUN if option != "epochs=1"]
+    done = branched("-m", *run, *grid, *PARALLEL, cwd=tmp_path, meanwhile=stop_the_endless_one)
+    assert done.returncode == 2, done.stderr
+    assert "3 of 4 jobs failed" in done.stderr
+    parent, children, _ = only_sweep(tmp_path)
+    assert parent.info.status == "FAILED"
+    ends = {(run.data.params["batch_size"], run.data.params["epochs"]): run.info.status for run in children}
+    assert ends == {
+        ("16", "1"): "FINISHED",
+        ("999", "1"): "FAILED",
+        ("16", "100000"): "KILLED",
+        ("999", "100000"): "FAILED",
+    }
+
+
+def _lines(file: Path) -> int:
+    return len(file.read_text().splitlines())
+
+
+def _processes_with_open(file: Path) -> list[int]:
+    """The processes that hold a file open, as who works on a run holds its lock."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if any(opened.readlink() == file for opened in (process / "fd").iterdir()):
+                found.append(int(process.name))
+    return found
+
+
+def test_jobs_do_not_depend_on_those_before_them(tmp_path):
+    """Sequential jobs share a process: nothing of the first may reach the second."""
+    both, alone = tmp_path / "both", tmp_path / "alone"
+    both.mkdir()
+    alone.mkdir()
+    assert branched("-m", *RUN, "seed=1,2", "backbone.dropout=0.3", "alpha=0.5", cwd=both).returncode == 0
+    assert branched(*RUN, "seed=2", "backbone.dropout=0.3", "alpha=0.5", cwd=alone).returncode == 0
+    (second,) = [folder for name, folder in jobs(both).items() if "-s2-" in name]
+    (only,) = (alone / "outputs/runs").iterdir()
+    ours, theirs = weights(second), weights(only)
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_without_a_store_the_comparison_is_made_from_the_folders(tmp_path):
+    done = branched("-m", *RUN, "tracking=none", "alpha=0,0.5", "seed=0,1", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert len(table(tmp_path)) == 2
+    assert not (tmp_path / "mlflow.db").exists()
+
+
+def test_two_commands_of_one_sweep_do_not_run_together(tmp_path):
+    codes = []
+
+    def start_again(pid: int) -> None:
+        while not list(tmp_path.glob("outputs/jobs/*/history.jsonl")):
+            time.sleep(0.05)
+        second = branched("-m", *RUN, "seed=0,1,2,3", cwd=tmp_path)
+        codes.append((second.returncode, second.stderr))
+
+    assert branched("-m", *RUN, "seed=0,1,2,3", cwd=tmp_path, meanwhile=start_again).returncode == 0
+    ((code, said),) = codes
+    assert code == 2
+    assert "another process runs this sweep; wait for it or stop it" in said
+
+
+def test_a_search_that_is_killed_suggests_what_an_undisturbed_one_would(tmp_path):
+    """Trials that were told count, the one that was interrupted is run to its end, and more are added later."""
+    search = (*RUN, "lr=tag(log,interval(0.001,0.1))", "alpha=choice(0,0.5)", "seed=0,1")
+    killed, undisturbed = tmp_path / "killed", tmp_path / "undisturbed"
+    killed.mkdir()
+    undisturbed.mkdir()
+    assert branched("-m", *search, "sweep.trials=4", cwd=undisturbed).returncode == 0
+
+    def kill(pid: int) -> None:
+        while len(jobs(killed)) < 3:  # in the middle of the second trial
+            time.sleep(0.02)
+        os.killpg(pid, signal.SIGKILL)
+
+    assert branched("-m", *search, "sweep.trials=3", cwd=killed, meanwhile=kill).returncode == -signal.SIGKILL
+    first = branched("-m", *search, "sweep.trials=3", cwd=killed)
+    assert first.returncode == 0, first.stderr
+    assert "study of 3 trials" in first.stdout
+    assert branched("-m", *search, "sweep.trials=4", cwd=killed).returncode == 0
+    trials = [_trials(cwd) for cwd in (killed, undisturbed)]
+    assert trials[0] == trials[1]
+    assert len(trials[0]) == 4
+    assert set(jobs(killed)) == set(jobs(undisturbed))
+    again = branched("-m", *search, "sweep.trials=4", cwd=killed)
+    assert "study of 4 trials, 4 of them told" in again.stdout
+    assert "job 1 of" not in again.stdout
+
+
+def _trials(cwd: Path) -> list[tuple[Any, ...]]:
+    import optuna
+
+    (file,) = (cwd / "outputs/sweeps").glob("*/study.db")
+    (name,) = optuna.get_all_study_names(f"sqlite:///{file}")
+    study = optuna.load_study(study_name=name, storage=f"sqlite:///{file}")
+    return [(trial.number, trial.state.name, trial.value, trial.params) for trial in study.trials]
+
+
+def test_a_trial_is_judged_by_the_best_value_of_what_was_kept_and_fails_where_training_diverges(tmp_path):
+    run = (*QUICK, "init=random", "epochs=3", f"cache={CACHE}", "optimizer=sgd", "strategy=full_transfer")
+    search = ("lr=choice(0.01,1e30)", "seed=0,1", "sweep.trials=5")
+    every = "sweep.sampler={_target_: optuna.samplers.BruteForceSampler}"
+    done = branched("-m", *run, *search, every, cwd=tmp_path)
+    assert done.returncode == 2
+    trials = _trials(tmp_path)
+    by_lr = {params["lr"]: (state, value) for _, state, value, params in trials}
+    assert by_lr["1e+30"] == ("FAIL", None)
+    assert len(trials) == 2
+    assert "the sampler has no more to suggest" in done.stdout
+    scores = [json.loads((folder / "metrics.json").read_text())["score"] for folder in jobs(tmp_path).values()]
+    assert by_lr["0.01"] == ("COMPLETE", pytest.approx(sum(scores) / 2))
+    histories = [folder / "history.jsonl" for folder in jobs(tmp_path).values()]
+    best = [min(json.loads(row)["val/target/nll"] for row in file.read_text().splitlines()) for file in histories]
+    assert sorted(best) == sorted(scores)
+
+
+def test_a_search_says_what_is_missing(tmp_path):
+    nothing = branched("-m", *RUN, "seed=0,1", "sweep.trials=3", cwd=tmp_path)
+    assert re.search("sweep.trials: there is nothing to search; give an axis", nothing.stderr)
