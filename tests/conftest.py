@@ -20,6 +20,7 @@ import hydra
 import pytest
 import pytorch_lightning as pl
 import torch
+from filelock import FileLock
 from hydra.core.global_hydra import GlobalHydra
 
 from tlexp import cli, experiment
@@ -61,6 +62,11 @@ BACKBONES = {
         "data.shots=5",
     ),
 }
+
+
+# A sweep of 24 jobs as short as they can be.
+TWENTY_FOUR = (*QUICK, "init=random", "epochs=1", f"cache={CACHE}")
+TWENTY_FOUR += ("strategy=scratch,finetune,linear_probe", "alpha=0,0.5", "seed=range(4)")
 
 
 # Layers for adapters where there is no attention.
@@ -107,6 +113,20 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store of source weights that all test processes of a session share; its lock keeps them apart."""
     base = tmp_path_factory.getbasetemp()
     return (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "store"
+
+
+@pytest.fixture(scope="session")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a sweep of 24 jobs that ran in one go, made once for all test processes."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "undisturbed"
+    with FileLock(f"{folder}.lock"):
+        if not (folder / "done").exists():
+            folder.mkdir(exist_ok=True)
+            done = branched("-m", *TWENTY_FOUR, cwd=folder)
+            assert done.returncode == 0, done.stderr
+            (folder / "done").write_text(done.stdout)
+    return folder
 
 
 @pytest.fixture

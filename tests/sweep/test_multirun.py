@@ -15,12 +15,11 @@ import pytest
 import torch
 from mlflow import MlflowClient
 
-from tests.conftest import CACHE, QUICK, branched, command, weights
+from tests.conftest import CACHE, QUICK, TWENTY_FOUR, branched, command, weights
 
 pytestmark = pytest.mark.slow
 
 RUN = (*QUICK, "init=random", "epochs=1", f"cache={CACHE}")
-GRID = ("strategy=scratch,finetune,linear_probe", "alpha=0,0.5", "seed=range(4)")
 PARALLEL = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
 
 
@@ -59,13 +58,10 @@ def table(cwd: Path) -> list[dict[str, str]]:
 
 
 @pytest.mark.timeout(600)
-def test_a_sweep_that_is_killed_five_times_ends_as_one_that_was_not(tmp_path):
+def test_a_sweep_that_is_killed_five_times_ends_as_one_that_was_not(tmp_path, undisturbed):
     """`kill -9` on the whole group, wherever it is: no finished job runs again, none is lost."""
-    undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
-    undisturbed.mkdir()
+    killed = tmp_path / "killed"
     killed.mkdir()
-    whole = branched("-m", *RUN, *GRID, cwd=undisturbed)
-    assert whole.returncode == 0, whole.stderr
     chance = random.Random(3)
     written: dict[str, int] = {}
     kills = 0
@@ -78,13 +74,13 @@ def test_a_sweep_that_is_killed_five_times_ends_as_one_that_was_not(tmp_path):
             time.sleep(chance.uniform(0, 0.6))
             os.killpg(pid, signal.SIGKILL)
 
-        assert branched("-m", *RUN, *GRID, cwd=killed, meanwhile=kill).returncode == -signal.SIGKILL
+        assert branched("-m", *TWENTY_FOUR, cwd=killed, meanwhile=kill).returncode == -signal.SIGKILL
         kills += 1
         found = {name: (folder / "metrics.json").stat().st_mtime_ns for name, folder in jobs(killed).items()}
         assert written.items() <= found.items(), "a finished job was written again"
         written = found
         assert len(written) < 24, "nothing is left to kill"
-    last = branched("-m", *RUN, *GRID, cwd=killed)
+    last = branched("-m", *TWENTY_FOUR, cwd=killed)
     assert last.returncode == 0, last.stderr
     found = {name: (folder / "metrics.json").stat().st_mtime_ns for name, folder in jobs(killed).items()}
     assert written.items() <= found.items()

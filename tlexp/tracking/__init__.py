@@ -9,7 +9,7 @@ from tlexp.tracking.results import find, read_runs, read_sweep, sweep_id, sweeps
 from tlexp.tracking.runs import attached, checkpoint_at, checkpoint_of, finish, tracked
 from tlexp.tracking.stale import LOCK
 from tlexp.tracking.store import connect
-from tlexp.tracking.sweeps import LAYOUT, Parent, sweep_tracked
+from tlexp.tracking.sweeps import LAYOUT, Parent, children, jobs_address, sweep_tracked
 
 __all__ = [
     "LAYOUT",
@@ -20,10 +20,12 @@ __all__ = [
     "attached",
     "checkpoint_at",
     "checkpoint_of",
+    "children",
     "connect",
     "final_metrics",
     "find",
     "finish",
+    "jobs_address",
     "read_runs",
     "read_sweep",
     "sweep_id",

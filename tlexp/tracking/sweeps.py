@@ -68,13 +68,18 @@ class Parent:
         """The page of the sweep's jobs below the address of MLflow's user interface; empty without a store."""
         if not self.run_id:
             return ""
-        return f"/#/experiments/{self.experiment}/runs?viewStateShareKey={self.run_id}&compareRunsMode=CHART"
+        return jobs_address(self.experiment, self.run_id)
 
     def close_jobs(self) -> None:
         """Closes what jobs left open whose process was ended with this one."""
         if self.record.client is not None and self.run_id is not None:
             with bookkeeping("the runs of jobs that were stopped could not be closed"):
                 close_stale(self.record.client, self.experiment, self.run_id, "it was ended together with its sweep")
+
+
+def jobs_address(experiment: str, run_id: str, charts: bool = True) -> str:
+    """Returns the page of a sweep's jobs below the address of MLflow's user interface, as charts or as a table."""
+    return f"/#/experiments/{experiment}/runs?viewStateShareKey={run_id}" + "&compareRunsMode=CHART" * charts
 
 
 @contextmanager

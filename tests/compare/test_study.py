@@ -1,0 +1,286 @@
+"""The comparison: chosen by validation, reported on the test, paired, adjusted; against SciPy and by hand."""
+
+import csv
+import io
+import itertools
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+from rich.console import Console
+from scipy import stats
+
+from tlexp import tracking
+from tlexp.compare.families import holm
+from tlexp.compare.figures import figures
+from tlexp.compare.judge import compare, curves, effects, equivalent_labels
+from tlexp.compare.page import page
+from tlexp.compare.report import report
+from tlexp.compare.study import Result, Study, side_by_side
+from tlexp.compare.table import cells, notes
+from tlexp.errors import UsageError
+
+Point = tuple[dict[str, str], float, float]
+MEANS = {"scratch": 0.80, "finetune": 0.83, "linear_probe": 0.815, "lp_ft": 0.80}
+
+
+def sweep(
+    points: list[Point], metric: str = "test/target/accuracy", **layout: Any
+) -> tuple[dict[str, Any], dict[str, Result]]:
+    """A sweep from points with their validation loss and their test value."""
+    axes = list(points[0][0])
+    asked = [{"values": values, "key": str(place)} for place, (values, _, _) in enumerate(points)]
+    made = {"name": "made", "axes": axes, "methods": None, "baseline": None, "metric": metric}
+    made |= {"monitor": "val/target/nll", "searched": False, "points": asked, **layout}
+    cost = {"fit_seconds": 2.0, "trainable_parameters": 1000.0}
+    measured = {str(place): Result(score, {metric: test, **cost}) for place, (_, score, test) in enumerate(points)}
+    return made, {key: result for key, result in measured.items() if result.score >= 0}  # below 0 stands for failed
+
+
+def study(points: list[Point], **layout: Any) -> Study:
+    return Study(*sweep(points, **layout))
+
+
+CHANCE = np.random.default_rng(0)
+NOISE = {(strategy, seed): CHANCE.normal(0, 0.01) for strategy in "abcd" for seed in range(6)}
+
+
+def four_strategies() -> list[Point]:
+    return [
+        ({"strategy": name, "alpha": alpha, "seed": str(seed)}, loss, mean + NOISE["abcd"[place], seed] + gain)
+        for place, (name, mean) in enumerate(MEANS.items())
+        for alpha, loss, gain in (("0", 0.5, 0.0), ("0.1", 0.4, -0.01), ("1", 0.6, 0.02))
+        for seed in range(6)
+    ]
+
+
+def test_each_method_is_reported_at_what_validation_chose_for_it():
+    """alpha = 1 is better on the test, and the gap says by how much; nothing is chosen by it."""
+    rows = compare(study(four_strategies()))
+    assert {row.cell.tuned for row in rows} == {(("alpha", "0.1"),)}
+    assert all(row.oracle_gap == pytest.approx(0.03) for row in rows)
+    assert [row.trials for row in rows] == [3] * 4
+    best = next(row for row in rows if row.method == (("strategy", "finetune"),))
+    values = [0.83 - 0.01 + NOISE["b", seed] for seed in range(6)]
+    assert best.test.mean == pytest.approx(np.mean(values))
+    low, high = stats.t.interval(0.95, 5, np.mean(values), stats.sem(values))
+    assert (best.test.low, best.test.high) == pytest.approx((low, high))
+    assert rows[0] is best
+
+
+def test_differences_are_paired_and_adjusted_as_scipy_has_them():
+    found = {row.method[0][1]: row for row in compare(study(four_strategies()))}
+    tests = {name: [0.0] * 6 for name in found}
+    for place, (name, mean) in enumerate(MEANS.items()):
+        tests[name] = [mean - 0.01 + NOISE["abcd"[place], seed] for seed in range(6)]
+    others = ("finetune", "linear_probe", "lp_ft")
+    p = [stats.ttest_rel(tests[name], tests["scratch"]).pvalue for name in others]
+    assert [found[name].against.difference.p for name in others] == pytest.approx(p)
+    assert [found[name].against.p_holm for name in others] == pytest.approx(holm(p))
+    exact = [stats.wilcoxon(tests[name], tests["scratch"], method="exact").pvalue for name in others]
+    assert [found[name].against.p_wilcoxon for name in others] == pytest.approx(exact)
+    assert found["scratch"].against is None
+
+
+def test_pairs_are_those_that_both_have():
+    failed = (("scratch", 0), ("finetune", 3))
+    points = [
+        ({"strategy": name, "seed": str(seed)}, -1.0 if (name, seed) in failed else 0.5, 0.5 + 0.01 * seed)
+        for name in ("scratch", "finetune")
+        for seed in range(4)
+    ]
+    made = study(points)
+    row = next(row for row in compare(made) if row.against)
+    assert row.against.difference.difference.n == 2
+    assert made.missing == 2
+    assert "2 points have no result: they failed or are not done" in notes(made, compare(made))
+
+
+def test_a_configuration_that_lacks_repetitions_is_not_chosen():
+    points = [
+        ({"alpha": alpha, "lr": lr, "seed": str(seed)}, -1.0 if (lr, seed) == ("2", 1) else 1.0 / float(lr), 0.5)
+        for alpha in ("0", "1")
+        for lr in ("1", "2")
+        for seed in range(2)
+    ]
+    assert {row.cell.tuned for row in compare(study(points))} == {(("lr", "1"),)}
+
+
+def test_the_gap_is_the_error_with_the_source_minus_without():
+    points = [
+        ({"strategy": "finetune", "alpha": alpha, "seed": str(seed)}, 0.5, accuracy + wobble * (seed - 2))
+        for alpha, accuracy, wobble in (("0", 0.9, 0.001), ("0.1", 0.95, 0.002), ("1", 0.7, 0.003))
+        for seed in range(5)
+    ]
+    by_alpha = {effect.alpha: effect for effect in effects(study(points))}
+    assert by_alpha["0"].gap is None
+    assert by_alpha["0.1"].gap.difference.difference.mean == pytest.approx(-0.05)
+    assert by_alpha["1"].gap.difference.difference.mean == pytest.approx(0.2)
+    assert [by_alpha[alpha].verdict for alpha in ("0", "0.1", "1")] == ["", "helps", "hurts"]
+    adjusted = holm([by_alpha[alpha].gap.difference.p for alpha in ("0.1", "1")])
+    assert [by_alpha[alpha].gap.p_holm for alpha in ("0.1", "1")] == pytest.approx(adjusted)
+
+
+def test_an_interval_alone_is_no_verdict():
+    """Ten alphas, each with p a little below .05: adjusted, none of them says that the source hurts."""
+    chance = np.random.default_rng(1)
+    points = [({"alpha": "0", "seed": str(seed)}, 0.5, 0.9) for seed in range(5)]
+    for place in range(1, 11):
+        wobble = stats.zscore(chance.normal(size=5), ddof=1) * 0.01
+        points += [({"alpha": f"{place}", "seed": str(seed)}, 0.5, 0.9 - 0.013 + wobble[seed]) for seed in range(5)]
+    found = [effect for effect in effects(study(points)) if effect.gap is not None]
+    assert {effect.verdict for effect in found} == {"may hurt"}
+
+
+def test_less_is_better_for_losses():
+    points = [
+        ({"strategy": name, "alpha": alpha, "seed": str(seed)}, score, test + 0.01 * seed)
+        for name, alpha, score, test in (
+            ("scratch", "0", 0.5, 1.0),
+            ("scratch", "1", 0.6, 1.5),
+            ("finetune", "0", 0.5, 0.4),
+            ("finetune", "1", 0.6, 0.2),
+        )
+        for seed in range(3)
+    ]
+    made = study(points, metric="test/target/nll")
+    rows = compare(made)
+    assert [row.method[0][1] for row in rows] == ["finetune", "scratch"]
+    assert rows[0].oracle_gap == pytest.approx(0.2)
+    assert "3 of 3" in cells(made, rows[0])
+    gaps = {(e.method[0][1], e.alpha): e.gap.difference.difference.mean for e in effects(made) if e.gap}
+    assert gaps == {("scratch", "1"): pytest.approx(0.5), ("finetune", "1"): pytest.approx(-0.2)}
+
+
+@pytest.mark.parametrize(
+    ("axes", "methods", "problems", "tuned", "baseline"),
+    [
+        (("strategy", "alpha", "seed"), ["strategy"], [], ["alpha"], {"strategy": "b"}),
+        (("strategy", "terms", "lr"), ["strategy", "terms"], [], ["lr"], {"strategy": "b", "terms": "b"}),
+        (("alpha", "lr", "seed"), ["alpha"], [], ["lr"], {"alpha": "b"}),
+        (("strategy", "backbone", "data.shots"), ["strategy"], ["backbone", "data.shots"], [], {"strategy": "b"}),
+        (("backbone", "alpha"), ["backbone"], [], ["alpha"], {"backbone": "b"}),
+        (("batch_size", "seed", "data.draw"), ["batch_size"], [], [], {"batch_size": "b"}),
+        (("seed",), [], [], [], {}),
+    ],
+)
+def test_axes_are_methods_problems_or_tuned(axes, methods, problems, tuned, baseline):
+    made = study(
+        [
+            ({axis: value if axis != "alpha" else str(place) for axis in axes}, 0.5, 0.5)
+            for place, value in enumerate("ba")
+        ]
+    )
+    assert (made.methods, made.problems, made.tuned) == (methods, problems, tuned)
+    assert made.baseline == {axis: "0" if axis == "alpha" else value for axis, value in baseline.items()}
+    assert compare(made)
+
+
+def test_scratch_is_the_baseline_unless_another_was_declared():
+    points = [({"strategy": name}, 0.5, 0.5) for name in ("finetune", "linear_probe", "scratch")]
+    assert study(points).baseline == {"strategy": "scratch"}
+    assert study(points, baseline="strategy=finetune").baseline == {"strategy": "finetune"}
+    with pytest.raises(UsageError, match="lr: is no axis of made; choose of strategy"):
+        study(points, methods=["lr"])
+
+
+def test_one_run_of_each_has_no_intervals_and_no_tests():
+    made = study([({"strategy": name}, 0.5, value) for name, value in (("scratch", 0.5), ("finetune", 0.6))])
+    rows = compare(made)
+    text = [cell for row in rows for cell in cells(made, row)]
+    assert "60.0 (n=1)" in text
+    assert "+10.0" in text
+    assert not any("nan" in cell for cell in text)
+    assert any("1 repetition: an exploration" in note for note in notes(made, rows))
+
+
+def test_unequal_budgets_are_said():
+    asked = [("scratch", "1"), ("scratch", "2"), ("scratch", "3"), ("finetune", "1")]
+    made = study([({"strategy": name, "lr": lr}, 0.5, 0.5) for name, lr in asked])
+    said = "unequal budgets (configurations with a result of their own): scratch 3, finetune 1"
+    assert said in notes(made, compare(made))
+
+
+def test_labels_that_a_method_saves():
+    points = [
+        ({"strategy": name, "data.shots": str(n), "seed": str(seed)}, 0.5, base + 0.1 * math.log(n))
+        for name, base in (("scratch", 0.2), ("finetune", 0.2 + 0.1 * math.log(4)))
+        for n in (2, 4, 8, 16)
+        for seed in range(2)
+    ]
+    lines = {method[0][1]: line for (_, method), line in curves(compare(study(points)), "data.shots").items()}
+    needed = equivalent_labels(lines["finetune"], lines["scratch"])
+    assert needed[:2] == pytest.approx([8, 16])
+    assert math.isnan(needed[2])
+
+
+def test_sweeps_side_by_side_are_methods_with_their_budgets():
+    first = sweep([({"lr": lr, "seed": str(s)}, float(lr), 0.5) for lr in ("1", "2") for s in range(3)], name="tune_a")
+    second = sweep([({"decay": "3", "seed": str(s)}, 0.1, 0.7) for s in range(3)], name="tune_b")
+    renamed = {f"x{key}": value for key, value in second[1].items()}
+    for point in second[0]["points"]:
+        point["key"] = f"x{point['key']}"
+    layout, results = side_by_side([first, (second[0], renamed)])
+    rows = compare(Study(layout, results))
+    assert [(row.method[0][1], row.trials, dict(row.cell.tuned)) for row in rows] == [
+        ("tune_b", 1, {"lr": "-", "decay": "3"}),
+        ("tune_a", 2, {"lr": "1", "decay": "-"}),
+    ]
+    assert rows[0].against.difference.difference.mean == pytest.approx(0.2)
+    other = ({**second[0], "monitor": "val/target/accuracy"}, renamed)
+    with pytest.raises(UsageError, match="sweeps with another monitor cannot be compared"):
+        side_by_side([first, other])
+
+
+def everything() -> Study:
+    names, networks = ("scratch", "<b>odd & $name$"), ("small_cnn", "mlp")
+    points = []
+    for s, b, n, a, seed in itertools.product(names, networks, ("2", "10"), ("0", "0.1", "inf"), range(3)):
+        values = {"strategy": s, "backbone": b, "data.shots": n, "alpha": a, "seed": str(seed)}
+        points.append((values, 0.5, 0.5 + 0.01 * len(s + b + n + a) + 0.001 * seed * len(s)))
+    return study(points)
+
+
+def test_every_picture_that_a_study_can_show_is_drawn(tmp_path):
+    made = everything()
+    drawn = figures(made, compare(made), effects(made))
+    assert set(drawn) == {"methods", "alpha_curve", "negative_transfer", "label_efficiency", "heat_map", "cost"}
+    few = study([({"alpha": alpha, "seed": str(seed)}, 0.5, 0.5) for alpha in ("0", "1") for seed in range(2)])
+    assert set(figures(few, compare(few), effects(few))) == {"methods", "alpha_curve", "negative_transfer", "cost"}
+
+
+def test_the_page_needs_nothing_beside_itself_and_shows_names_as_they_are(tmp_path):
+    made = everything()
+    rows, found = compare(made), effects(made)
+    pictures = {}
+    for name, figure in figures(made, rows, found).items():
+        pictures[name] = tmp_path / f"{name}.svg"
+        figure.savefig(pictures[name])
+    text = page(made, rows, found, pictures)
+    assert "&lt;b&gt;odd &amp; $name$" in text
+    assert "<b>odd" not in text
+    assert not any(outside in text for outside in ("http://", "https://", "<script", "<link"))
+    assert text.count("data:image/svg+xml;base64,") == 6
+
+
+def test_files_hold_the_numbers(tmp_path):
+    layout, results = sweep(four_strategies())
+    console = Console(file=io.StringIO(), width=150)
+    assert report(layout, results, tmp_path, tracking.Record(), console) == tmp_path / "comparison.html"
+    with (tmp_path / "comparison.csv").open() as file:
+        lines = {line["strategy"]: line for line in csv.DictReader(file)}
+    values = [0.83 - 0.01 + NOISE["b", seed] for seed in range(6)]
+    line = lines["finetune"]
+    assert (line["alpha"], line["n"], line["trials"], line["preferred"]) == ("0.1", "6", "3", "False")
+    assert [float(line[name]) for name in ("mean", "sd", "median", "min")] == pytest.approx(
+        [np.mean(values), np.std(values, ddof=1), np.median(values), min(values)]
+    )
+    with (tmp_path / "points.csv").open() as file:
+        assert len(list(csv.DictReader(file))) == 72
+
+
+def test_nothing_finished_is_said(tmp_path, capsys):
+    layout, _ = sweep(four_strategies())
+    assert report(layout, {}, tmp_path, tracking.Record(), Console()) is None
+    assert "no job has finished, so there is nothing to compare" in capsys.readouterr().out
