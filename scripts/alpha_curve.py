@@ -20,6 +20,7 @@ from pathlib import Path
 import yaml
 
 from tlexp.compare.paired import mean_interval, paired
+from tlexp.sweep.layout import job_folders
 
 FIELDS = ("strategy", "alpha", "seed", "draw", "batch_size", "epochs", "test_accuracy", "score")
 ORDER = ("batch_size", "strategy", "alpha", "seed", "draw")
@@ -27,9 +28,9 @@ ORDER = ("batch_size", "strategy", "alpha", "seed", "draw")
 
 def collect(folders: list[Path]) -> None:
     rows = []
-    for file in (path for folder in folders for path in folder.glob("*/metrics.json")):
-        metrics = json.loads(file.read_text())
-        config = yaml.safe_load((file.parent / "config.yaml").read_text())
+    for job in (job for folder in folders for job in job_folders(folder)):
+        metrics = json.loads((job / "metrics.json").read_text())
+        config = yaml.safe_load((job / "config.yaml").read_text())
         knobs = {"strategy": config["strategy"]["name"]}
         knobs |= {key: config[key] for key in ("alpha", "seed", "batch_size", "epochs")}
         measured = {"test_accuracy": metrics["test/target/accuracy"], "score": metrics["score"]}

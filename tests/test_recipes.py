@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from tests.conftest import CONF, FILES, compose
+from tests.conftest import CONF, FILES, STRATEGIES, compose
 from tests.data.test_readers import tree
 from tlexp.assemble import assemble
 
@@ -16,6 +16,9 @@ KERAS = {
 }
 
 
+STUDIES = ("alpha_curve", "backbone_heatmap", "label_efficiency", "strategy_shootout")
+
+
 def overrides(recipe, tmp_path):
     text = recipe == "bert_keras"
     root = FILES / "reports.csv" if text else tree(tmp_path / "pets", cat=40, dog=40)
@@ -23,8 +26,9 @@ def overrides(recipe, tmp_path):
 
 
 def test_every_recipe_is_tested():
-    demonstrations = {"digits_l2_sp", "digits_negative_transfer"}  # which have tests of their own
-    assert {path.stem for path in (CONF / "experiment").glob("*.yaml")} == set(KERAS) | demonstrations
+    demonstrations = {"digits_l2_sp", "digits_negative_transfer"}  # which have tests of their own, as have these:
+    others = demonstrations | set(STUDIES) | {"tune", *(f"tune_{strategy}" for strategy in STRATEGIES)}
+    assert {path.stem for path in (CONF / "experiment").glob("*.yaml")} == set(KERAS) | others
 
 
 @pytest.mark.parametrize("recipe", KERAS)

@@ -17,6 +17,7 @@ from pathlib import Path
 import yaml
 
 from tlexp.compare.paired import mean_interval, paired
+from tlexp.sweep.layout import job_folders
 
 FIELDS = ("shots", "method", "lr", "strength", "draw", "val_accuracy", "test_accuracy", "shifted_accuracy")
 NAMES = {
@@ -29,9 +30,9 @@ NAMES = {
 
 def collect(folders: list[Path]) -> None:
     rows = []
-    for file in (path for folder in folders for path in folder.glob("*/metrics.json")):
-        metrics = json.loads(file.read_text())
-        config = yaml.safe_load((file.parent / "config.yaml").read_text())
+    for job in (job for folder in folders for job in job_folders(folder)):
+        metrics = json.loads((job / "metrics.json").read_text())
+        config = yaml.safe_load((job / "config.yaml").read_text())
         term = config["terms"].get("l2_sp")
         probe = config["strategy"]["name"] == "closed_probe"
         rows.append(

@@ -57,6 +57,9 @@ def test_the_command_works_from_any_folder_with_a_users_own_options(installed, t
     assert done.returncode == 0, done.stderr
     assert "gentle" in done.stdout
     assert "target test accuracy" in done.stdout
+    swept = tlexp(installed, "-m", *QUICK, "init=random", "epochs=1", "alpha=0,0.5", cwd=tmp_path)
+    assert swept.returncode == 0, swept.stderr
+    assert list((tmp_path / "outputs/sweeps").glob("*/comparison.html"))
     code = "import tlexp; print(tlexp.__file__)"
     place = subprocess.run([installed / "venv/bin/python", "-c", code], cwd=tmp_path, capture_output=True, text=True)
     assert str(installed) in place.stdout, "the checkout was tested instead"

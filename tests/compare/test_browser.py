@@ -39,7 +39,9 @@ def test_the_pages_of_a_sweep_of_24_jobs(undisturbed):
             "negative_transfer",
             "cost",
         }
-        widths = {each.get_attribute("id"): each.get_property("naturalWidth") for each in pictures if each.is_displayed()}
+        widths = {
+            each.get_attribute("id"): each.get_property("naturalWidth") for each in pictures if each.is_displayed()
+        }
         assert len(widths) == 4
         assert min(widths.values()) > 200
         assert not driver.get_log("browser")

@@ -24,6 +24,7 @@ from tlexp.cli import SWEEP_PROCESS
 from tlexp.config import Config, without_password
 from tlexp.errors import JobFailed, JobsFailed, UsageError
 from tlexp.stopping import stop_signals
+from tlexp.sweep.layout import LAYOUT
 from tlexp.sweep.points import Point, Question, combinations, in_order, parsed, point
 
 if TYPE_CHECKING:
@@ -247,13 +248,14 @@ class Multirun:
             "searched": self.config.sweep.trials is not None,
             "baseline": self.config.sweep.baseline,
             "metric": self.config.sweep.metric,
+            "jobs": str(self.jobs_folder),
             "monitor": self.config.monitor,
             "points": [{"values": each.values, "key": each.key} for each in points],
         }
         unfinished = self.folder / "unfinished.json"
         unfinished.write_text(json.dumps(content, indent=1) + "\n")
-        unfinished.replace(self.folder / tracking.LAYOUT)
-        parent.record.artifact(self.folder / tracking.LAYOUT)
+        unfinished.replace(self.folder / LAYOUT)
+        parent.record.artifact(self.folder / LAYOUT)
         parent.describe(content)
         return content
 

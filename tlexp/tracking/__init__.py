@@ -9,10 +9,9 @@ from tlexp.tracking.results import find, read_runs, read_sweep, sweep_id, sweeps
 from tlexp.tracking.runs import attached, checkpoint_at, checkpoint_of, finish, tracked
 from tlexp.tracking.stale import LOCK
 from tlexp.tracking.store import connect
-from tlexp.tracking.sweeps import LAYOUT, Parent, children, jobs_address, sweep_tracked
+from tlexp.tracking.sweeps import Parent, children, jobs_address, sweep_tracked
 
 __all__ = [
-    "LAYOUT",
     "LOCK",
     "EpochRecorder",
     "Parent",

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tlexp.errors import UsageError
+from tlexp.sweep.layout import LAYOUT
 from tlexp.tracking.runs import PARENT
 from tlexp.tracking.store import connect
-from tlexp.tracking.sweeps import LAYOUT, ROLE, found
+from tlexp.tracking.sweeps import ROLE, found
 from tlexp.tracking.view import PARAMS
 
 if TYPE_CHECKING:

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
 
 OLDEST_FIRST = ["attributes.start_time ASC"]
-LAYOUT = "sweep.json"  # what a sweep writes down of what it asks
 ROLE = "tlexp.role"  # tells a sweep's own run from those of jobs
 
 
