@@ -100,7 +100,7 @@ def ensure_source(config: Config) -> None:
     assemble(plain).data.read()
     with FileLock(folder.with_name(f"{folder.name}.lock")):
         if not (folder / "metrics.json").exists():
-            report.console.print(f"init=source: training the backbone on {config.source_task().data.target['name']}")
+            report.screen.print(f"init=source: training the backbone on {config.source_task().data.target['name']}")
             # It belongs to no sweep, since all of them share it.
             alone = replace(config.tracking, parent=None, run_name=None)
             run(replace(config.source_task(), tracking=alone), folder)

@@ -12,6 +12,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, open_dict, read_write
 
+from tlexp import __version__
 from tlexp import config as configuration
 from tlexp.config import WHEREABOUTS, Config, content_key
 from tlexp.errors import UsageError
@@ -182,9 +183,9 @@ def job_key(config: Config) -> str:
 
     A strategy's name is no part of it, so that `full_transfer` with `init=random` is `scratch`. With alpha = 0 nothing
     of the source is built: its form and its heads say nothing, and neither does the source itself unless weights start
-    from it or a term looks at it. Files count by name, size and time of change.
+    from it or a term looks at it. Files count by name, size and time of change; so does the version of this package.
     """
-    values = config.without(*WHEREABOUTS)
+    values: dict[str, Any] = {"version": __version__, **config.without(*WHEREABOUTS)}
     values["trainer"] = {key: value for key, value in config.trainer.items() if key != "enable_progress_bar"}
     values["strategy"] = {key: value for key, value in config.strategy.items() if key != "name"}
     if not config.has_source_loss:
