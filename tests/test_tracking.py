@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
@@ -16,6 +17,7 @@ from tlexp import tracking
 from tlexp.errors import UsageError
 from tlexp.stopping import Stopped, stop_signals
 from tlexp.tracking.runs import LONGEST_PARAM, flattened
+from tlexp.tracking.stale import close_stale
 
 
 def config_in(folder: Path, *overrides: str) -> Any:
@@ -168,7 +170,7 @@ def test_a_deleted_experiment_is_said(tmp_path, open_folder):
 
 def _open_together(config: Any, folder: Path, barrier: Any) -> None:
     barrier.wait()
-    with tracking.tracked(config, folder) as record:
+    with FileLock(folder / tracking.LOCK), tracking.tracked(config, folder) as record:
         for step in range(3):
             record.metrics({"x": float(step)}, step=step)
 
@@ -188,3 +190,69 @@ def test_eight_processes_meet_a_database_that_is_not_there(tmp_path, open_folder
         process.join()
     assert [process.exitcode for process in processes] == [0] * 8
     assert [run.info.status for run in runs(config)] == ["FINISHED"] * 8
+
+
+# What a process leaves that ends without a word -------------------------------------------------------------------
+
+
+def _left(config: Any, folder: Path, hold: Any = None) -> None:
+    """Opens a run and ends as `kill -9` does; with a pipe to wait at, it lives until it is told."""
+    with FileLock(folder / tracking.LOCK), tracking.tracked(config, folder) as record:
+        record.metrics({"x": 1.0}, step=0)
+        if hold is not None:
+            hold.send("open")
+            hold.recv()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_the_next_start_closes_what_a_killed_process_left_open(tmp_path, open_folder, caplog):
+    config = config_in(tmp_path)
+    fork = multiprocessing.get_context("fork")
+    process = fork.Process(target=_left, args=(config, open_folder))
+    process.start()
+    process.join()
+    assert [run.info.status for run in runs(config)] == ["RUNNING"]
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "config.yaml").write_text("alpha: 0\n")
+    (other / "metrics.json").write_text("{}")
+    with tracking.tracked(config, other):
+        pass
+    ends = {run.data.tags["folder"]: run for run in runs(config)}
+    assert ends[str(open_folder)].info.status == "KILLED"
+    assert ends[str(open_folder)].data.tags["error"] == "its process ended without a word, as after kill -9"
+    assert "closed as KILLED what a process left" in caplog.text
+
+
+def test_a_run_that_lives_or_is_elsewhere_is_left_alone(tmp_path, open_folder):
+    config = config_in(tmp_path)
+    fork = multiprocessing.get_context("fork")
+    ours, theirs = fork.Pipe()
+    process = fork.Process(target=_left, args=(config, open_folder, theirs))
+    process.start()
+    assert ours.recv() == "open"
+    client, experiment = tracking.find(config.tracking.uri, "tlexp")
+    elsewhere = client.create_run(experiment, tags={"folder": "/nowhere/on/this/machine"})
+    client.create_run(experiment)  # of another program, which says nothing of a folder
+    close_stale(client, experiment)
+    assert [run.info.status for run in runs(config)] == ["RUNNING"] * 3
+    ours.send("end")
+    process.join()
+    close_stale(client, experiment)
+    ends = {run.info.run_id: run.info.status for run in runs(config)}
+    assert sorted(ends.values()) == ["KILLED", "RUNNING", "RUNNING"]
+    assert ends[elsewhere.info.run_id] == "RUNNING"
+
+
+def test_a_run_that_was_complete_is_closed_as_finished(tmp_path, open_folder):
+    """Killed between its result and its closing."""
+    config = config_in(tmp_path)
+    (open_folder / "metrics.json").write_text("{}")
+    process = multiprocessing.get_context("fork").Process(target=_left, args=(config, open_folder))
+    process.start()
+    process.join()
+    client, experiment = tracking.find(config.tracking.uri, "tlexp")
+    close_stale(client, experiment)
+    (run,) = runs(config)
+    assert run.info.status == "FINISHED"
+    assert "metrics.json" in {file.path for file in client.list_artifacts(run.info.run_id)}

@@ -66,7 +66,8 @@ def reach(config: Config) -> tuple["MlflowClient", str]:
             client = connect(config.tracking.uri)
             experiment = experiment_id(client, config.tracking.experiment, artifact_root(uri))
         if config.tracking.parent is None:  # a job's sweep has looked already
-            close_stale(client, experiment)
+            with bookkeeping("what dead processes left open could not be closed"):
+                close_stale(client, experiment)
         return client, experiment
     except UsageError:
         raise

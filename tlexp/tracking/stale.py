@@ -29,7 +29,7 @@ def close_stale(client: "MlflowClient", experiment: str, parent: str | None = No
         folder = Path(run.data.tags.get("folder", ""))
         if not folder.is_absolute() or not folder.is_dir() or is_locked(folder):
             continue
-        if (folder / "metrics.json").exists() and run.info.run_id in (folder / RUN_ID).read_text():
+        if (folder / "metrics.json").exists() and run.info.run_id in _noted(folder):
             client.log_artifact(run.info.run_id, str(folder / "metrics.json"))
             client.set_terminated(run.info.run_id, "FINISHED")
             continue
@@ -39,6 +39,12 @@ def close_stale(client: "MlflowClient", experiment: str, parent: str | None = No
     if closed and why == SILENT:
         names = ", ".join(closed[:3]) + (f" and {len(closed) - 3} more" if len(closed) > 3 else "")
         log.warning("MLflow: closed as KILLED what a process left that ended without a word: %s", names)
+
+
+def _noted(folder: Path) -> str:
+    """Returns what a folder notes of its run in the store; nothing where it has not come to that."""
+    file = folder / RUN_ID
+    return file.read_text() if file.exists() else ""
 
 
 def is_locked(folder: Path) -> bool:

@@ -1,0 +1,72 @@
+"""`scripts/compare.py` on the sweep that other tests have run."""
+
+import csv
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from scripts.compare import main
+from tests.conftest import ROOT
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def compare(undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> Callable[..., str]:
+    """Runs the script as if it were a command, in an empty folder; returns what it prints."""
+    monkeypatch.chdir(tmp_path)
+
+    def compare(*arguments: str) -> str:
+        monkeypatch.setattr("sys.argv", ["compare.py", "--uri", f"sqlite:///{undisturbed}/mlflow.db", *arguments])
+        main()
+        return str(capsys.readouterr().out)
+
+    return compare
+
+
+def rows(file: Path) -> list[dict[str, str]]:
+    with file.open() as content:
+        return list(csv.DictReader(content))
+
+
+def test_the_script_is_a_command(undisturbed, tmp_path):
+    line = [sys.executable, str(ROOT / "scripts/compare.py"), "--uri", f"sqlite:///{undisturbed}/mlflow.db"]
+    done = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert re.search(r"FINISHED +24 jobs  strategy-alpha-seed", done.stdout)
+
+
+def test_a_sweep_is_compared_again_and_by_other_questions(undisturbed, compare, tmp_path):
+    compare("strategy-alpha-seed", "--out", "again")
+    (folder,) = (undisturbed / "outputs/sweeps").iterdir()
+    assert rows(tmp_path / "again/comparison.csv") == rows(folder / "comparison.csv")
+    other = ("--methods", "alpha", "--baseline", "alpha=0.5", "--metric", "test/target/nll", "--out", "other")
+    assert "baseline, metric, methods: asked after the runs" in compare(str(folder), *other)
+    assert {row["alpha"] for row in rows(tmp_path / "other/comparison.csv")} == {"0", "0.5"}
+
+
+def test_single_runs_are_compared_by_their_parameters(compare, tmp_path):
+    which = ("--runs", "params.alpha = '0.5'", "--axes", "strategy,seed", "--out", "runs")
+    compare(*which)
+    assert [row["n"] for row in rows(tmp_path / "runs/comparison.csv")] == ["4"] * 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (("nothing",), "compare: nothing: no sweep of that name; there are strategy-alpha-seed"),
+        (("strategy-alpha-seed", "--methods", "lr"), "compare: lr: is no axis of strategy-alpha-seed"),
+        (("--experiment", "other"), "compare: other: sqlite:"),
+        (("--runs", "params.alpha = '7'"), "compare: params.alpha = '7': no finished run among them"),
+        (("--runs", "", "--axes", "lrr"), "compare: lrr: not every run has such a parameter"),
+    ],
+)
+def test_a_mistake_is_one_line(compare, arguments, line):
+    with pytest.raises(SystemExit) as end:
+        compare(*arguments)
+    assert str(end.value.code).startswith(line)
+    assert "\n" not in str(end.value.code)
