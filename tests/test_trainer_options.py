@@ -61,3 +61,10 @@ def test_options_are_off_by_default():
     assert trainer.precision == "32-true"
     assert parts.task.model.memory_format == torch.contiguous_format
     assert parts.task.model.backbone._compiled_call_impl is None
+
+
+def test_what_a_cluster_says_of_its_tasks_does_not_matter_to_one_process(answer, monkeypatch):
+    """In an interactive shell of Slurm, Lightning would refuse or wait for tasks that never come."""
+    for name, value in (("SLURM_NTASKS", "2"), ("SLURM_JOB_NAME", "x"), ("SLURM_JOB_ID", "1"), ("SLURM_PROCID", "1")):
+        monkeypatch.setenv(name, value)
+    assert answer("init=random", "epochs=1")["epochs_run"] == 1

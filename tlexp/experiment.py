@@ -15,6 +15,7 @@ import pytorch_lightning as pl
 import torch
 import yaml
 from filelock import FileLock, Timeout
+from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
 from pytorch_lightning.strategies import DDPStrategy
@@ -207,6 +208,9 @@ def make_trainer(config: Config, folder: Path, callbacks: list[pl.Callback], pha
     if launch.processes(options) > 1 and options.get("strategy", "auto") in ("auto", "ddp"):
         # Buffers sent round in each forward pass would hang where ranks evaluate uneven numbers of batches.
         options["strategy"] = DDPStrategy(forward_sync_buffers=False, find_unused_parameters=phased)
+    if launch.processes(options) == 1:
+        # A cluster's shell may say that there are more tasks: Lightning would wait for them, or refuse.
+        options.setdefault("plugins", []).append(LightningEnvironment())
     fixed: dict[str, Any] = {"logger": False, "num_sanity_val_steps": 0, "use_distributed_sampler": False}
     shown = {"enable_progress_bar": False, "enable_model_summary": False}  # the report shows more
     callbacks = [launch.SameConfig(config.hash), *callbacks]

@@ -131,9 +131,10 @@ def notes(study: Study, rows: Sequence[Row]) -> list[str]:
         found.append(f"{study.missing} points have no result: they failed or are not done")
     chosen = f"chosen by the mean of {study.monitor} (its best value of each run); * what it prefers"
     found.append(chosen + ("; the oracle gap is what choosing by it costs on the test" if study.tuned else ""))
-    tested = sum(row.against is not None for row in rows)
+    tested = sum(row.against is not None and not math.isnan(row.against.p_holm) for row in rows)
     if tested:
-        family = f"family of {tested} paired t tests against {shown(study.baseline_method)}, adjusted after Holm"
+        tests = f"{tested} paired t test{'s' if tested > 1 else ''}"
+        family = f"a family of {tests} against {shown(study.baseline_method)}, adjusted after Holm"
         found.append(family)
     if study.changed:
         rule = "asked after the runs, so that p-values are those of an exploration"

@@ -1,5 +1,6 @@
 """The pair of domains as Lightning's loaders, each named by its role."""
 
+import multiprocessing
 import sys
 from dataclasses import dataclass
 from typing import Any
@@ -245,6 +246,8 @@ class TransferData(pl.LightningDataModule):
         options: dict[str, Any] = {"batch_size": None, "collate_fn": _as_is, "generator": generator}
         if workers := self.workers(dataset):
             options |= {"num_workers": workers, "persistent_workers": True, "prefetch_factor": 4}
+            # In a process of joblib its own way of starting others is the default, and fails on a combined loader.
+            options |= {"multiprocessing_context": "fork"} if multiprocessing.get_start_method() == "loky" else {}
         return DataLoader(dataset, sampler=batches, pin_memory=torch.cuda.is_available(), **options)
 
     def train_dataloader(self) -> CombinedLoader:
