@@ -3,6 +3,7 @@
     python scripts/compare.py                          the sweeps there are
     python scripts/compare.py NAME                     one of them: its name, the id of its run, or its folder
     python scripts/compare.py tune_a tune_b            several side by side, each a method
+    python scripts/compare.py --markdown FOLDER        the table of a comparison's files, for a page such as the README
     python scripts/compare.py --runs "params.alpha = '0.5'" --axes strategy,seed      runs by a filter of MLflow
 
 Choices are made by validation and reported on the test, as at the end of a sweep. `--methods` and `--baseline` ask
@@ -16,8 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from tlexp import tracking
+from tlexp.compare import judge
 from tlexp.compare.report import report
-from tlexp.compare.study import Result, side_by_side
+from tlexp.compare.study import Result, Study, read_files, side_by_side
+from tlexp.compare.table import markdown
 from tlexp.errors import UsageError
 from tlexp.report import console
 
@@ -28,6 +31,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--uri", default=f"sqlite:///{Path.cwd()}/mlflow.db", help="MLflow's store; mlflow.db here")
     parser.add_argument("--experiment", default="tlexp")
     parser.add_argument("--runs", metavar="FILTER", help="single runs instead of a sweep; '' for all of them")
+    parser.add_argument(
+        "--markdown", type=Path, metavar="FOLDER", help="with sweep.json and points.csv; prints the table"
+    )
     parser.add_argument("--axes", default="strategy,alpha,seed", help="of single runs: what varies")
     parser.add_argument("--methods", help="axes that are compared, separated by commas")
     parser.add_argument("--baseline", help="what the others are compared with, such as strategy=scratch")
@@ -45,6 +51,10 @@ def main() -> None:
 
 
 def compare(given: argparse.Namespace) -> None:
+    if given.markdown is not None:
+        study = Study(*read_files(given.markdown))
+        print(markdown(study, judge.compare(study)))
+        return
     client, experiment = tracking.find(given.uri, given.experiment)
     if given.runs is not None:
         layout, measured = tracking.read_runs(client, experiment, given.runs, given.axes.split(","))

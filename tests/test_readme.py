@@ -13,6 +13,9 @@ from mlflow import MlflowClient
 
 from tests.conftest import FILES, QUICK, ROOT, branched, command
 from tests.data.test_readers import tree
+from tlexp.compare.judge import compare
+from tlexp.compare.study import Study, read_files
+from tlexp.compare.table import markdown
 
 TEXT = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", TEXT, flags=re.DOTALL)
@@ -95,6 +98,12 @@ def test_a_shell_takes_every_command_as_it_stands():
 def test_there_are_tables():
     assert len(TABLES) == TEXT.count("<!-- table") >= 4
     assert len(DEMOS) == TEXT.count(".py docs/results") == 3
+
+
+def test_the_comparison_shown_is_that_of_its_files():
+    ((folder, shown),) = re.findall(r"<!-- comparison (\S+) -->\n(.*?)\n<!-- end -->", TEXT, flags=re.DOTALL)
+    study = Study(*read_files(ROOT / folder))
+    assert markdown(study, compare(study)) == shown
 
 
 @pytest.mark.parametrize(("file", "shown"), TABLES)

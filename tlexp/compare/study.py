@@ -1,8 +1,11 @@
 """What a sweep asked and what it got: points by problem, method, tuned values and repetition."""
 
+import csv
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,6 +13,7 @@ import numpy as np
 from tlexp.compare.paired import Interval, mean_interval
 from tlexp.config import METRICS
 from tlexp.errors import UsageError
+from tlexp.sweep.layout import LAYOUT
 from tlexp.sweep.points import REPLICATES
 
 # Axes that name ways of transferring, in the order in which they are looked for; of a kind all are taken.
@@ -158,6 +162,19 @@ class Study:
     def baseline_method(self) -> Values:
         """The baseline as values of the methods' axes."""
         return tuple((axis, self.baseline[axis]) for axis in self.methods)
+
+
+def read_files(folder: Path) -> tuple[dict[str, Any], dict[str, Result]]:
+    """Reads a comparison back from its files: what the sweep wrote down, and the points that were measured."""
+    layout = json.loads((folder / LAYOUT).read_text())
+    keys = {tuple(point["values"][axis] for axis in layout["axes"]): point["key"] for point in layout["points"]}
+    results = {}
+    with (folder / "points.csv").open() as file:
+        for line in csv.DictReader(file):
+            place = tuple(line[axis] for axis in layout["axes"])
+            numbers = {name: float(value) for name, value in line.items() if name not in layout["axes"] and value}
+            results[keys[place]] = Result(numbers["score"], numbers)
+    return layout, results
 
 
 def side_by_side(
