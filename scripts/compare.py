@@ -21,6 +21,7 @@ from tlexp.compare import judge
 from tlexp.compare.report import report
 from tlexp.compare.study import Result, Study, read_files, side_by_side
 from tlexp.compare.table import markdown
+from tlexp.config import TESTED
 from tlexp.errors import UsageError
 from tlexp.report import console
 
@@ -37,7 +38,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--axes", default="strategy,alpha,seed", help="of single runs: what varies")
     parser.add_argument("--methods", help="axes that are compared, separated by commas")
     parser.add_argument("--baseline", help="what the others are compared with, such as strategy=scratch")
-    parser.add_argument("--metric", help="what is reported, such as test/target/macro_f1")
+    parser.add_argument(
+        "--metric", choices=TESTED, metavar="METRIC", help="what is reported, such as test/target/macro_f1"
+    )
     parser.add_argument("--out", type=Path, help="folder of the files; outputs/comparisons/NAME")
     return parser.parse_args()
 
@@ -62,7 +65,7 @@ def compare(given: argparse.Namespace) -> None:
         found = [tracking.read_sweep(client, tracking.sweep_id(client, experiment, each)) for each in given.sweeps]
         layout, measured = found[0] if len(found) == 1 else side_by_side(found)
     else:
-        for run in tracking.sweeps(client, experiment):
+        for run in tracking.all_sweeps(client, experiment):
             jobs = run.data.tags.get("jobs", "?")
             console.print(f"{run.info.run_id}  {run.info.status:8}  {jobs:>4} jobs  {run.info.run_name}", markup=False)
         return

@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from tlexp import config as configuration
-from tlexp.errors import JobFailed, UsageError
+from tlexp.errors import Diverged, JobFailed, UsageError
 from tlexp.stopping import Stopped, stop_signals
 
 log = logging.getLogger(__name__)
@@ -92,7 +92,7 @@ def job(cfg: DictConfig) -> float:
             raise SystemExit(explain(error)) from error
         name = cfg.tracking.run_name or f"job {HydraConfig.get().job.num}"
         log.error("%s failed: %s", name, one_line(error), exc_info=unexpected(error))
-        raise JobFailed(one_line(error), unexpected(error)) from None
+        raise JobFailed(one_line(error), unexpected(error), diverged=isinstance(error, Diverged)) from None
 
 
 def main(entry: Callable[[], object] = job) -> None:

@@ -34,6 +34,8 @@ OmegaConf.register_new_resolver("folder_of_run", _folder_of_run, replace=True)
 
 # What is measured of a domain, under these names; the value says whether more is better.
 METRICS = {"accuracy": True, "macro_f1": True, "nll": False, "ece": False}
+TESTED = [f"test/{role}/{name}" for role in ("target", "source", "shifted") for name in METRICS]
+SOURCE_RUN = "source_training"  # what the source's own run calls its strategy
 INITS = ("source", "random", "pretrained")
 # What does not change a result: where things lie, how fast they come, and a recipe that other keys are made of.
 WHEREABOUTS = ("tracking", "store", "recipe", "cache", "cache_gb", "workers", "checkpoint_minutes", "resume", "sweep")
@@ -177,8 +179,7 @@ class SweepConfig:
         _positive(sweep__trials=self.trials)
         rule = "a job has no say in whether it is worth its time; leave it null, and use patience= or fewer epochs="
         _require(self.pruner is None, "sweep.pruner", self.pruner, rule)
-        known = [f"test/{role}/{name}" for role in ("target", "source", "shifted") for name in METRICS]
-        _one_of("sweep.metric", self.metric, known)
+        _one_of("sweep.metric", self.metric, TESTED)
         ok = self.baseline is None or "=" in self.baseline
         _require(ok, "sweep.baseline", self.baseline, "names an axis and its value, such as strategy=scratch")
 
@@ -279,7 +280,7 @@ class Config:
         return replace(
             self,
             data=data,
-            strategy={"_target_": "tlexp.strategies.finetune.Finetune", "name": "source_training"},
+            strategy={"_target_": "tlexp.strategies.finetune.Finetune", "name": SOURCE_RUN},
             recipe=RecipeConfig(pretrain.init, pretrain.epochs, pretrain.lr),
             objective=ObjectiveConfig(),
             terms={},

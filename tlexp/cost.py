@@ -17,6 +17,8 @@ PROCESS = Path("/proc/self")
 class Cost:
     """Measures from its construction to `of`; a job of a sweep is measured by itself, not with those before it.
 
+    Of a run that goes on after an interruption it is the part since then.
+
     Args:
         parts: assembled and not yet trained.
         first_epoch: that comes now.

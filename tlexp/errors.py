@@ -5,6 +5,10 @@ class UsageError(ValueError):
     """One line that names the value, the rule it breaks and the remedy; shown without a traceback."""
 
 
+class Diverged(UsageError):  # noqa: N818 - as the one below
+    """Training that ended in numbers that are none: the configuration's own result, which no second try changes."""
+
+
 class JobFailed(Exception):  # noqa: N818 - a fact rather than an error of its own
     """A job's failure as it crosses processes: its own exception may not survive pickling.
 
@@ -12,11 +16,12 @@ class JobFailed(Exception):  # noqa: N818 - a fact rather than an error of its o
         line: what happened.
         unexpected: whether it is ours to mend rather than the user's.
         stopped: whether a signal ended it.
+        diverged: whether it is a result of its own, which a second try would not change.
     """
 
-    def __init__(self, line: str, unexpected: bool = False, stopped: bool = False) -> None:
-        super().__init__(line, unexpected, stopped)
-        self.line, self.unexpected, self.stopped = line, unexpected, stopped
+    def __init__(self, line: str, unexpected: bool = False, stopped: bool = False, diverged: bool = False) -> None:
+        super().__init__(line, unexpected, stopped, diverged)
+        self.line, self.unexpected, self.stopped, self.diverged = line, unexpected, stopped, diverged
 
     def __str__(self) -> str:
         return self.line

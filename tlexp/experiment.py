@@ -25,7 +25,7 @@ from tlexp.assemble import Parts, assemble, build, build_terms
 from tlexp.checks import OWN, check_terms
 from tlexp.config import Config
 from tlexp.cost import Cost
-from tlexp.errors import UsageError
+from tlexp.errors import Diverged, UsageError
 from tlexp.lr_find import find_lr
 from tlexp.model import TransferModel
 from tlexp.resume import LAST, LastCheckpoint, interrupted
@@ -166,7 +166,7 @@ def train(config: Config, folder: Path, record: tracking.Record) -> None:
         spent = cost.of(trainer)
         best = torch.load(keeper.best_model_path, map_location="cpu", weights_only=True)
         if not math.isfinite(value := best["tlexp"]["metrics"][config.monitor]):
-            raise UsageError(f"monitor={config.monitor}: is {value} at its best, so training diverged; lower lr=")
+            raise Diverged(f"monitor={config.monitor}: is {value} at its best, so training diverged; lower lr=")
         parts.task.load_state_dict(best["state_dict"])
         trainer.test(parts.task, datamodule=parts.data, verbose=False)
     if trainer.is_global_zero:

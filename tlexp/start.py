@@ -25,11 +25,18 @@ def source_folder(config: Config) -> Path:
     task = config.source_task()
     trainer = {key: value for key, value in task.trainer.items() if key not in PLACE}
     data = task.data.target
-    files = [files_key(place) for place in (data.get("root"), data.get("folder"), task.init, task.backbone["name"])]
-    files += [listed_key(data)] if "images" in data else []
+    files = [*data_files(data), files_key(task.init), files_key(task.backbone["name"])]
     rest = task.without(*WHEREABOUTS)
     key = content_key({"version": __version__, **rest, "trainer": trainer, "files": files})
     return Path(config.store) / f"{task.data.target['name']}-{Path(task.backbone['name']).name}-{key}"
+
+
+def data_files(node: dict[str, Any]) -> list[str | None]:
+    """Returns keys of the files that a data set consists of; none of a folder that the program itself fills."""
+    if node.get("download"):
+        return []
+    listed = [listed_key(node)] if "images" in node else []
+    return [files_key(node.get("root")), files_key(node.get("folder")), *listed]
 
 
 def files_key(place: str | None) -> str | None:

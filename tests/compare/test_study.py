@@ -195,6 +195,43 @@ def test_one_run_of_each_has_no_intervals_and_no_tests():
     assert any("1 repetition: an exploration" in note for note in notes(made, rows))
 
 
+def test_repetitions_that_are_one_job_are_one():
+    layout, results = sweep([({"strategy": "scratch", "pretrain.seed": str(seed)}, 0.5, 0.5) for seed in range(3)])
+    for point in layout["points"]:
+        point["key"] = "0"
+    (row,) = compare(Study(layout, results))
+    assert row.test.n == 1
+    assert math.isnan(row.test.low)
+
+
+def test_what_was_not_measured_or_is_no_point_is_one_line():
+    layout, results = sweep([({"strategy": name}, 0.5, 0.5) for name in ("scratch", "finetune")])
+    with pytest.raises(UsageError, match="test/source/accuracy: 2 of 2 jobs did not measure it; choose another"):
+        Study({**layout, "metric": "test/source/accuracy"}, results)
+    with pytest.raises(UsageError, match="strategy=scrach: is no point of made; choose of strategy=scratch"):
+        Study({**layout, "baseline": "strategy=scrach"}, results)
+    with pytest.raises(UsageError, match="made: stands there twice"):
+        side_by_side([(layout, results), (layout, results)])
+    other = {**layout, "name": "other", "task": {"target": "mnist"}}
+    with pytest.raises(UsageError, match="target digits and mnist: sweeps on other data cannot be compared"):
+        side_by_side([({**layout, "task": {"target": "digits"}}, results), (other, results)])
+
+
+def test_methods_are_ranked_over_five_data_sets():
+    scores = [[0.81, 0.79, 0.83], [0.72, 0.70, 0.71], [0.90, 0.88, 0.91], [0.65, 0.66, 0.69], [0.78, 0.75, 0.80]]
+    made = study(
+        [
+            ({"strategy": name, "dataset@data.target": str(place)}, 0.5, score)
+            for place, row in enumerate(scores)
+            for name, score in zip("abc", row, strict=True)
+        ]
+    )
+    said = (
+        "mean ranks over data sets: a 2.00, b 2.80, c 1.20; Friedman p 0.041, critical difference 1.48 (Nemenyi, 5 %)"
+    )
+    assert said in notes(made, compare(made))
+
+
 def test_unequal_budgets_are_said():
     asked = [("scratch", "1"), ("scratch", "2"), ("scratch", "3"), ("finetune", "1")]
     made = study([({"strategy": name, "lr": lr}, 0.5, 0.5) for name, lr in asked])
@@ -209,6 +246,9 @@ def test_labels_that_a_method_saves():
         for n in (2, 4, 8, 16)
         for seed in range(2)
     ]
+    made = study(points)
+    said = "finetune: 2 as 8, 4 as 16 labels of scratch (interpolated in the logarithm)"
+    assert said in notes(made, compare(made))
     lines = {method[0][1]: line for (_, method), line in curves(compare(study(points)), "data.shots").items()}
     needed = equivalent_labels(lines["finetune"], lines["scratch"])
     assert needed[:2] == pytest.approx([8, 16])
@@ -273,6 +313,11 @@ def test_files_hold_the_numbers(tmp_path):
     values = [0.83 - 0.01 + NOISE["b", seed] for seed in range(6)]
     line = lines["finetune"]
     assert (line["alpha"], line["n"], line["trials"], line["preferred"]) == ("0.1", "6", "3", "False")
+    loss, _ = sweep(four_strategies(), metric="test/target/nll")
+    report(loss, sweep(four_strategies(), metric="test/target/nll")[1], tmp_path / "loss", tracking.Record(), console)
+    with (tmp_path / "loss/comparison.csv").open() as file:
+        worse = {row["strategy"]: row for row in csv.DictReader(file)}["finetune"]
+    assert int(line["wins"]) + int(worse["wins"]) == 6, "where more is better, and where less is"
     assert [float(line[name]) for name in ("mean", "sd", "median", "min")] == pytest.approx(
         [np.mean(values), np.std(values, ddof=1), np.median(values), min(values)]
     )

@@ -5,9 +5,11 @@ import json
 import os
 import random
 import re
+import shutil
 import signal
+import sqlite3
 import time
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ import pytest
 import torch
 from mlflow import MlflowClient
 
-from tests.conftest import CACHE, QUICK, TWENTY_FOUR, branched, command, weights
+from tests.conftest import CACHE, FILES, QUICK, TWENTY_FOUR, branched, command, weights
 
 pytestmark = pytest.mark.slow
 
@@ -278,6 +280,75 @@ def _trials(cwd: Path) -> list[tuple[Any, ...]]:
     (name,) = optuna.get_all_study_names(f"sqlite:///{file}")
     study = optuna.load_study(study_name=name, storage=f"sqlite:///{file}")
     return [(trial.number, trial.state.name, trial.value, trial.params) for trial in study.trials]
+
+
+def test_a_search_tries_failed_jobs_again_and_refuses_another_space(tmp_path):
+    """What failed for a reason outside of it is no answer; a value that was seen twice is one run."""
+    table = tmp_path / "texts.csv"
+    run = (*QUICK, "data=table", f"data.target.root={table}", "backbone=text", "init=random", "epochs=1")
+    run += (f"backbone.name={FILES / 'tiny_bert'}", "backbone.max_length=16", f"cache={CACHE}", "data.shots=5")
+    search = (
+        *run,
+        "batch_size=choice(4,6)",
+        "sweep.trials=3",
+        "sweep.sampler={_target_: optuna.samplers.RandomSampler}",
+    )
+    first = branched("-m", *search, cwd=tmp_path)
+    assert first.returncode == 2
+    assert "trial 0: failed, and is tried again by the next start" in first.stdout
+    shutil.copy(FILES / "reports.csv", table)
+    again = branched("-m", *search, cwd=tmp_path)
+    assert again.returncode == 0, again.stderr
+    assert [state for _, state, _, _ in _trials(tmp_path)] == ["COMPLETE"] * 3
+    _, children, _ = only_sweep(tmp_path)
+    assert len([run for run in children if run.info.status == "FINISHED"]) == len(jobs(tmp_path))
+    other = branched("-m", *[each.replace("choice(4,6)", "choice(4,6,8)") for each in search], cwd=tmp_path)
+    assert other.returncode == 2
+    assert "was begun with batch_size as CategoricalDistribution" in other.stderr
+    assert len(other.stderr.splitlines()) == 1
+    more = branched("-m", *[each.replace("trials=3", "trials=4") for each in search], cwd=tmp_path)
+    assert more.returncode == 0, "the study is as it was"
+
+
+def test_odd_folders_torn_results_and_records_that_lack_their_end(tmp_path):
+    cwd = tmp_path / "a,b (x)=1"
+    cwd.mkdir()
+    assert branched("-m", *RUN, "seed=0,1", "alpha=0,0.5", cwd=cwd).returncode == 0
+    before = table(cwd)
+    client = MlflowClient(f"sqlite:///{cwd}/mlflow.db")
+    with closing(sqlite3.connect(cwd / "mlflow.db")) as database:  # as if the store had been away at a job's end
+        run = Store(cwd).children(Store(cwd).parents[0])[0].info.run_id
+        for kind in ("metrics", "latest_metrics"):
+            database.execute(f"delete from {kind} where run_uuid = ? and key = 'score'", (run,))
+        database.commit()
+    assert branched("-m", *RUN, "seed=0,1", "alpha=0,0.5", cwd=cwd).returncode == 0
+    assert "score" in client.get_run(run).data.metrics
+    assert table(cwd) == before
+    torn = next(iter(jobs(cwd).values())) / "metrics.json"
+    torn.write_text(torn.read_text()[:40])
+    said = branched("-m", *RUN, "seed=0,1", "alpha=0,0.5", cwd=cwd)
+    assert said.returncode == 2
+    assert said.stderr.strip() == f"tlexp: {torn}: is torn; delete it, and its job runs again"
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        (("sweep.metric=test/source/accuracy",), "sweep.metric=test/source/accuracy: every job must measure it"),
+        (("sweep.baseline='lr=0.1'",), "sweep.baseline=lr=0.1: is no point of this sweep; there are strategy, alpha"),
+        (("sweep.baseline='alpha=0'",), "sweep.baseline=alpha=0: alpha is not compared but chosen by validation"),
+        (("sweep.methods=[lr]",), "sweep.methods: lr is no axis of this sweep; there are strategy, alpha"),
+        (("monitor=val/target/acc",), "monitor=val/target/acc: no such metric; choose one of val/target/accuracy"),
+        (("sweep.trials=2", "monitor=val/target/acc"), "monitor=val/target/acc: no such metric"),
+        (("data.root=x",), "Could not override 'data.root'"),
+    ],
+)
+def test_a_mistake_is_one_line_before_any_job(tmp_path, options, line):
+    done = branched("-m", *RUN, "strategy=scratch,finetune", "alpha=0,0.5", *options, cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"tlexp: {line}")
+    assert len(done.stderr.splitlines()) == 1
+    assert not jobs(tmp_path)
 
 
 def test_a_trial_is_judged_by_the_best_value_of_what_was_kept_and_fails_where_training_diverges(tmp_path):

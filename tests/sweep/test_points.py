@@ -7,11 +7,12 @@ import hydra
 import pytest
 from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
+from PIL import Image
 
 from tests.conftest import CACHE, QUICK, compose
 from tlexp.cli import CONF, with_trainer_options
 from tlexp.errors import UsageError
-from tlexp.sweep.points import Point, combinations, is_inert, job_key, parsed, point
+from tlexp.sweep.points import Point, _files, combinations, is_inert, job_key, parsed, point
 
 
 @pytest.fixture
@@ -62,6 +63,15 @@ def test_the_same_question_has_the_same_key_whatever_its_values(plan):
         assert question("alpha=0,1", "seed=0,1", "batch_size=8", "sweep.fail_fast=true", "tracking.uri=x") == asked
         assert question("alpha=0,1", "seed=0,1", "batch_size=16") != asked
         assert question("alpha=0,1", "seed=0,1", "batch_size=8", "lr=0.1,0.2") != asked
+
+
+def test_any_option_of_a_study_can_be_given_again_also_the_trainers():
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        loader = GlobalHydra.instance().config_loader()
+        given = with_trainer_options(["trainer.gradient_clip_val=5"])
+        question = parsed(loader, {"trainer.gradient_clip_val": "0.1,1"}, given)
+    assert question.axes == ()
+    assert question.fixed == ("++trainer.gradient_clip_val=5",)
 
 
 def test_the_command_line_wins_over_what_a_study_brings():
@@ -139,12 +149,27 @@ def test_changed_files_are_another_job(tmp_path):
         (tmp_path / "photos" / name).mkdir(parents=True)
         (tmp_path / "photos" / name / "1.png").write_bytes(b"1")
     options = ("data=folder", f"data.target.root={tmp_path}/photos", "init=random")
-    from tlexp.sweep.points import _files_key
-
     before = key(*options)
     (tmp_path / "photos/a/2.png").write_bytes(b"2")
-    _files_key.cache_clear()  # a sweep looks once
+    _files.cache_clear()  # a sweep looks once
     assert key(*options) != before
+
+
+def test_changed_pictures_of_a_table_are_another_job_and_a_download_is_none(tmp_path):
+    for name in ("1", "2"):
+        Image.new("L", (8, 8)).save(tmp_path / f"{name}.png")
+    (tmp_path / "t.csv").write_text(f"path,label\n{tmp_path}/1.png,a\n{tmp_path}/2.png,b\n")
+    options = ("data=image_table", f"data.target.root={tmp_path}/t.csv", "init=random")
+    before = key(*options)
+    Image.new("L", (9, 9)).save(tmp_path / "1.png")
+    _files.cache_clear()
+    assert key(*options) != before
+    named = ("data=one", "dataset@data.target=cifar10", f"data.target.root={tmp_path}/cifar", "init=random")
+    before = key(*named)
+    (tmp_path / "cifar").mkdir()
+    (tmp_path / "cifar/batch").write_bytes(b"1")
+    _files.cache_clear()
+    assert key(*named) == before
 
 
 @pytest.mark.parametrize(
@@ -154,6 +179,8 @@ def test_changed_files_are_another_job(tmp_path):
         (("lr=interval(0.1,1)",), r"lr=interval\(0.1,1\): a grid needs values"),
         (("alpha=0,1", "sweep.baseline=scratch"), "sweep.baseline=scratch: names an axis and its value"),
         (("alpha=0,1", "sweep.metric=accuracy"), "sweep.metric=accuracy: choose one of test/target/accuracy"),
+        (("monitor=val/target/nll,val/target/accuracy",), "monitor: says how all jobs are compared or kept"),
+        (("sweep.fail_fast=true,false",), "sweep.fail_fast: says how all jobs are compared or kept"),
         (("alpha=0,1", "sweep.trials=0"), "sweep.trials=0: must be a finite number above 0"),
         (("alpha=0,1", "sweep.pruner={_target_: optuna.pruners.MedianPruner}"), "sweep.pruner=.*leave it null"),
     ],

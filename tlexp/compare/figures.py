@@ -192,9 +192,18 @@ def heat_map(study: Study, rows: Sequence[Row]) -> Figure | None:
     for row in rows:
         if row.against is not None and row.method in names:
             y, x = names.index(row.method), problems.index(row.problem)
+            digits = 1 if study.scale != 1 else 2
             star = " *" if row.against.p_holm < SIGNIFICANT else ""
             colour = "white" if abs(values[y, x]) > 0.6 * limit else "black"
-            axes.text(x, y, f"{values[y, x]:+.1f}{star}", ha="center", va="center", color=colour, fontsize=9)
+            axes.text(
+                x,
+                y,
+                f"{values[y, x]:+.{digits}f}{star}",
+                ha="center",
+                va="center",
+                color=colour,
+                fontsize=9,
+            )
     axes.set_xticks(range(len(problems)), [shown(problem) for problem in problems], rotation=30, ha="right")
     axes.set_yticks(range(len(names)), [shown(name) for name in names])
     figure.colorbar(image, ax=axes, label=f"minus {shown(study.baseline_method)}, {study.unit or 'nats'}")

@@ -7,7 +7,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from tlexp.compare.families import holm, signed_rank
+from tlexp.compare.families import FEWEST_BLOCKS, Ranking, holm, ranking, signed_rank
 from tlexp.compare.paired import Interval, Paired, paired
 from tlexp.compare.study import Cell, Study, Values
 
@@ -199,3 +199,17 @@ def equivalent_labels(line: Sequence[tuple[float, Row]], reference: Sequence[tup
         inside = means[0] <= row.test.mean <= means[-1]
         found.append(float(np.exp(np.interp(row.test.mean, means, budgets))) if inside else math.nan)
     return found
+
+
+# Data sets -----------------------------------------------------------------------------------------------------
+
+
+def ranks(study: Study, rows: Sequence[Row]) -> tuple[list[Values], Ranking] | None:
+    """Ranks the methods over data sets; None where there are too few, or problems are no data sets of their own."""
+    own = all(axis.startswith(("data", "dataset@")) and axis not in LABELS for axis in study.problems)
+    problems, methods = ([*dict.fromkeys(getattr(row, name) for row in rows)] for name in ("problem", "method"))
+    if not own or len(problems) < FEWEST_BLOCKS or len(methods) < 3 or len(rows) < len(problems) * len(methods):
+        return None
+    sign = 1 if study.more_is_better else -1
+    means = {(row.problem, row.method): sign * row.test.mean for row in rows}
+    return methods, ranking(np.array([[means[problem, method] for method in methods] for problem in problems]))

@@ -58,7 +58,7 @@ def answer(study: Study, rows: Sequence[Row]) -> str:
         said = f"{where} prefers {name}: test {interval(study, best.test)}"
         base = shown(study.baseline_method)
         if best.against is not None:
-            said += f", {difference(study, best.against)} {study.unit} against {base}"
+            said += f", {f'{difference(study, best.against)} {study.unit}'.strip()} against {base}"
         sentences.append(said.strip() + ".")
         top = next(row for row in rows if row.problem == problem)
         if top is not best:

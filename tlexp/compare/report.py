@@ -41,7 +41,7 @@ def report(
     for name, figure in figures(study, rows, sources).items():
         pictures[name] = folder / f"{name}.svg"
         figure.savefig(pictures[name], metadata={"Date": None})
-    write_rows(folder / "comparison.csv", rows)
+    write_rows(folder / "comparison.csv", study, rows)
     write_points(folder / "points.csv", study)
     (folder / PAGE).write_text(page(study, rows, sources, pictures))
     console.print(rich_table(study, rows))

@@ -93,8 +93,10 @@ class Study:
         others = [axis for axis in self.axes if axis not in (*self.replicates, *self.methods)]
         self.problems = [axis for axis in others if axis.startswith(PROBLEM)]
         self.tuned = [axis for axis in others if axis not in self.problems]
-        self._check(layout["baseline"])
         self.values = {axis: list(dict.fromkeys(p["values"][axis] for p in layout["points"])) for axis in self.axes}
+        self._check(layout["baseline"])
+        if lacking := [key for key, result in results.items() if self.metric not in result.metrics]:
+            raise UsageError(f"{self.metric}: {len(lacking)} of {len(results)} jobs did not measure it; choose another")
         self.baseline = baseline_of(layout["baseline"], self.methods, self.values)
         self.missing = sum(point["key"] not in results for point in layout["points"])
         self.jobs = len({point["key"] for point in layout["points"]})
@@ -106,7 +108,8 @@ class Study:
             )
             cell = cells.setdefault((problem, method, tuned), Cell(problem, method, tuned, self.metric))
             cell.keys.append(point["key"])
-            if point["key"] in results:
+            # Repetitions with one result by contract are one: counted apart they would look like certainty.
+            if point["key"] in results and point["key"] not in cell.keys[:-1]:
                 cell.results[self._of(point["values"], self.replicates)] = results[point["key"]]
         self.cells = [cell for cell in cells.values() if cell.results]
 
@@ -117,6 +120,10 @@ class Study:
             UsageError: where it does not, naming what does.
         """
         named = [*self.methods, *([baseline.partition("=")[0]] if baseline else [])]
+        axis, _, value = (baseline or "").partition("=")
+        if baseline and not self.searched and axis in self.values and value not in self.values[axis]:
+            known = ", ".join(f"{axis}={value}" for value in self.values[axis])
+            raise UsageError(f"{baseline}: is no point of {self.name}; choose of {known}")
         if unknown := [axis for axis in named if axis not in self.axes]:
             raise UsageError(f"{unknown[0]}: is no axis of {self.name}; choose of {', '.join(self.axes)}")
 
@@ -133,6 +140,11 @@ class Study:
     def scale(self) -> float:
         """Shares are shown in per cent."""
         return 1.0 if self.metric.endswith("nll") else 100.0
+
+    @property
+    def digits(self) -> int:
+        """After the point, of what is shown."""
+        return 1 if self.scale != 1 else 4
 
     @property
     def unit(self) -> str:
@@ -189,6 +201,11 @@ def side_by_side(
     for name in ("monitor", "metric"):
         if len(found := {layout[name] for layout in layouts}) > 1:
             raise UsageError(f"{', '.join(sorted(found))}: sweeps with another {name} cannot be compared")
+    if len({layout["name"] for layout in layouts}) < len(layouts):
+        raise UsageError(f"{layouts[0]['name']}: stands there twice; name different sweeps")
+    for name in {name for layout in layouts for name in layout.get("task", {})}:
+        if len(found := {str(layout.get("task", {}).get(name)) for layout in layouts}) > 1:
+            raise UsageError(f"{name} {' and '.join(sorted(found))}: sweeps on other data cannot be compared")
     axes = list(dict.fromkeys(axis for layout in layouts for axis in layout["axes"]))
     points = [
         {

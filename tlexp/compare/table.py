@@ -9,7 +9,7 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
-from tlexp.compare.judge import Against, Effect, Row
+from tlexp.compare.judge import Against, Effect, Row, curves, equivalent_labels, labels_axis, ranks
 from tlexp.compare.paired import Interval
 from tlexp.compare.study import Study, shown
 
@@ -27,7 +27,7 @@ def heading(study: Study) -> list[str]:
 def cells(study: Study, row: Row) -> list[str]:
     """Returns a row of the main table as text."""
     against = row.against
-    better = "" if against is None else _better(study, against)
+    better = "" if against is None else f"{better_in(study, against)} of {len(against.difference.values)}"
     return [
         *(value for _, value in row.problem),
         (shown(row.method) or study.name) + (" *" if row.leads else ""),
@@ -38,7 +38,7 @@ def cells(study: Study, row: Row) -> list[str]:
         "" if against is None else p_value(against.p_holm),
         "" if against is None or math.isnan(against.difference.d_z) else f"{against.difference.d_z:+.2f}",
         better,
-        f"{study.scale * row.oracle_gap:.1f}" if row.trials > 1 else "-",
+        f"{study.scale * row.oracle_gap:.{study.digits}f}" if row.trials > 1 else "-",
         str(row.trials),
     ]
 
@@ -81,15 +81,14 @@ def effect_cells(study: Study, effect: Effect) -> list[str]:
     ]
 
 
-def _better(study: Study, against: Against) -> str:
-    values = against.difference.values
-    wins = sum(value > 0 if study.more_is_better else value < 0 for value in values)
-    return f"{wins} of {len(values)}"
+def better_in(study: Study, against: Against) -> int:
+    """Returns on how many repetitions a method is better than the baseline."""
+    return sum(value > 0 if study.more_is_better else value < 0 for value in against.difference.values)
 
 
 def interval(study: Study, found: Interval) -> str:
     """Returns a mean and its interval, or the mean alone where there is one repetition."""
-    digits = 1 if study.scale != 1 else 4
+    digits = study.digits
     mean = f"{study.scale * found.mean:.{digits}f}"
     if math.isnan(found.low):
         return f"{mean} (n=1)"
@@ -98,7 +97,7 @@ def interval(study: Study, found: Interval) -> str:
 
 def difference(study: Study, against: Against) -> str:
     """Returns a mean difference and its interval, with signs."""
-    digits = 1 if study.scale != 1 else 4
+    digits = study.digits
     found = against.difference.difference
     mean = f"{study.scale * found.mean:+.{digits}f}"
     if math.isnan(found.low):
@@ -136,9 +135,13 @@ def notes(study: Study, rows: Sequence[Row]) -> list[str]:
         tests = f"{tested} paired t test{'s' if tested > 1 else ''}"
         family = f"a family of {tests} against {shown(study.baseline_method)}, adjusted after Holm"
         found.append(family)
+    if len(study.replicates) > 1:
+        crossed = " and ".join(study.replicates)
+        found.append(f"{crossed} are crossed: intervals and tests take all pairs as independent, which is optimistic")
     if study.changed:
         rule = "asked after the runs, so that p-values are those of an exploration"
         found.append(f"{', '.join(study.changed)}: {rule}")
+    found += [*_ranked(study, rows), *_labels_saved(study, rows)]
     trials = {shown(row.method): row.trials for row in rows}
     if len(set(trials.values())) > 1:
         listed = ", ".join(f"{name} {number}" for name, number in trials.items())
@@ -147,6 +150,36 @@ def notes(study: Study, rows: Sequence[Row]) -> list[str]:
     if fewest < CLAIM:
         rule = f"{CLAIM} are needed for a claim (the exact test of 5 pairs cannot go below p = .0625)"
         found.append(f"{fewest} repetition{'s' if fewest > 1 else ''}: an exploration; {rule}")
+    return found
+
+
+def _ranked(study: Study, rows: Sequence[Row]) -> list[str]:
+    """Returns the order of the methods over data sets, where there are enough of them."""
+    if (found := ranks(study, rows)) is None:
+        return []
+    methods, order = found
+    listed = ", ".join(f"{shown(method)} {rank:.2f}" for method, rank in zip(methods, order.mean_ranks, strict=True))
+    rule = f"Friedman p {order.p:.2g}, critical difference {order.critical_difference:.2f} (Nemenyi, 5 %)"
+    return [f"mean ranks over data sets: {listed}; {rule}"]
+
+
+def _labels_saved(study: Study, rows: Sequence[Row]) -> list[str]:
+    """Returns how many labels the baseline needs for what the other methods reach, where the budget varies."""
+    if (axis := labels_axis(study)) is None or not study.more_is_better:
+        return []
+    lines = curves(rows, axis)
+    found = []
+    for (rest, method), line in lines.items():
+        reference = lines.get((rest, study.baseline_method))
+        if reference is None or reference is line:
+            continue
+        needed = equivalent_labels(line, reference)
+        known = [f"{n:g} as {other:.2g}" for (n, _), other in zip(line, needed, strict=True) if not math.isnan(other)]
+        if known:
+            base = shown(study.baseline_method)
+            found.append(
+                f"{shown((*rest, *method))}: {', '.join(known)} labels of {base} (interpolated in the logarithm)"
+            )
     return found
 
 
@@ -190,7 +223,7 @@ def markdown(study: Study, rows: Sequence[Row]) -> str:
     return "\n\n".join([table, *notes(study, rows)])
 
 
-def write_rows(file: Path, rows: Sequence[Row]) -> None:
+def write_rows(file: Path, study: Study, rows: Sequence[Row]) -> None:
     """Writes the comparison as numbers, a line for each method on each problem."""
     lines = []
     for row in rows:
@@ -205,7 +238,7 @@ def write_rows(file: Path, rows: Sequence[Row]) -> None:
             line |= {"difference": found.difference.mean, "difference_low": found.difference.low}
             line |= {"difference_high": found.difference.high, "pairs": found.difference.n, "p": found.p}
             line |= {"p_holm": row.against.p_holm, "p_wilcoxon": row.against.p_wilcoxon, "d_z": found.d_z}
-            line |= {"wins": found.wins}
+            line |= {"wins": better_in(study, row.against)}
         line |= {"oracle_gap": row.oracle_gap, "trials": row.trials, "preferred": row.leads}
         lines.append(line | {name: row.cell.mean(name) for name in COSTS})
     write_csv(file, lines)

@@ -21,7 +21,8 @@ from tlexp import config as configuration
 from tlexp import tracking
 from tlexp.cache import JOBS
 from tlexp.cli import SWEEP_PROCESS
-from tlexp.config import Config, without_password
+from tlexp.compare.study import methods_of
+from tlexp.config import METRICS, Config, without_password
 from tlexp.errors import JobFailed, JobsFailed, UsageError
 from tlexp.stopping import stop_signals
 from tlexp.sweep.layout import LAYOUT
@@ -39,6 +40,7 @@ class Outcome:
     error: str = ""
     unexpected: bool = False
     stopped: bool = False
+    diverged: bool = False
     started: bool = True
 
 
@@ -95,7 +97,10 @@ class Multirun:
         name = self.config.sweep.name or "-".join(axes) or "sweep"
         self.folder = Path(self.config.sweep.out).absolute() / f"{name}-{question.key}"
         self.folder.mkdir(parents=True, exist_ok=True)
-        tags = {f"axis.{axis.name}": ",".join(axis.values) or axis.override.input_line or "" for axis in question.axes}
+        tags = {
+            f"axis.{axis.name.replace('@', '.')}": ",".join(axis.values) or axis.override.input_line or ""
+            for axis in question.axes
+        }
         try:
             with (
                 stop_signals(),
@@ -165,8 +170,12 @@ class Multirun:
         return Path(self.master.hydra.sweep.dir).absolute()
 
     def count(self, job: Point, folder: Path, parent: tracking.Parent) -> None:
-        """Takes the result of a job that is done."""
-        result = json.loads((folder / "metrics.json").read_text())
+        """Takes the result of a job that is done.
+
+        Raises:
+            UsageError: for one that is torn.
+        """
+        result = read_result(folder)
         self.outcomes[job.key] = Outcome(score=float(result["score"]))
         named = replace(job.config.tracking, parent=parent.run_id, run_name=job.name)
         parent.count(replace(job.config, tracking=named), folder, result)
@@ -180,8 +189,11 @@ class Multirun:
             lines = [self.line(job, parent) for job in jobs]
             returns: list[JobReturn | None] = [*self.launcher.launch(lines, initial_job_idx=first)]
         except Exception as error:  # a worker that was killed takes all others along
-            say(f"the launcher fails: {type(error).__name__}: {str(error).strip().splitlines()[0]}")
+            line = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
+            say(f"the launcher fails: {line}")
             returns = [None] * len(jobs)
+            if len(jobs) == 1:
+                self.outcomes[jobs[0].key] = Outcome(error=line, unexpected=True)
             if len(jobs) > 1:
                 say("the jobs that it left go on one by one, so that the one which fails does so alone")
                 parent.close_jobs()
@@ -189,10 +201,10 @@ class Multirun:
                     if self.complete(job) is None:
                         self.launch([job], place, total, parent)
         self.spent += time.monotonic() - started
+        parent.look_again()
         for job, returned in zip(jobs, returns, strict=True):
             if (folder := self.complete(job)) is not None:
-                result = json.loads((folder / "metrics.json").read_text())
-                self.outcomes[job.key] = Outcome(score=float(result["score"]))
+                self.count(job, folder, parent)
             elif returned is not None or job.key not in self.outcomes:
                 self.outcomes[job.key] = failure(returned)
 
@@ -205,7 +217,7 @@ class Multirun:
 
     def line(self, job: Point, parent: tracking.Parent) -> list[str]:
         """Returns the overrides that a launcher is given for a job."""
-        place = [f"hydra.sweep.dir={self.jobs_folder}", f"hydra.sweep.subdir={job.folder}"]
+        place = [f"hydra.sweep.dir={quoted(str(self.jobs_folder))}", f"hydra.sweep.subdir={job.folder}"]
         nested = [f"tracking.parent={parent.run_id}", f"tracking.run_name={job.name}"] if parent.run_id else []
         return [*job.overrides, *nested, *place]
 
@@ -231,12 +243,11 @@ class Multirun:
         """Returns what the jobs measured, as MLflow has it; without a store, as their folders do."""
         from tlexp.compare.study import Result
 
+        folders = {each.key: folder for each in points if (folder := self.complete(each)) is not None}
+        found = {key: tracking.final_metrics(read_result(folder)) for key, folder in folders.items()}
         if parent.record.client is not None and parent.run_id is not None:
-            _, found = tracking.read_sweep(parent.record.client, parent.run_id)
-        else:
-            folders = {each.key: folder for each in points if (folder := self.complete(each)) is not None}
-            read = {key: json.loads((folder / "metrics.json").read_text()) for key, folder in folders.items()}
-            found = {key: tracking.final_metrics(result) for key, result in read.items()}
+            with tracking.bookkeeping("the results could not be read back; they are taken from the jobs' folders"):
+                found |= tracking.read_sweep(parent.record.client, parent.run_id)[1]
         return {key: Result(metrics["score"], metrics) for key, metrics in found.items()}
 
     def write(self, question: Question, points: Sequence[Point], parent: tracking.Parent) -> dict[str, Any]:
@@ -250,6 +261,7 @@ class Multirun:
             "metric": self.config.sweep.metric,
             "jobs": str(self.jobs_folder),
             "monitor": self.config.monitor,
+            "task": task_of(self.config),
             "points": [{"values": each.values, "key": each.key} for each in points],
         }
         unfinished = self.folder / "unfinished.json"
@@ -279,17 +291,50 @@ class Multirun:
             raise JobsFailed(len(failed), len(self.outcomes), f"{first.name} ({outcome.error})", unexpected)
 
 
+def read_result(folder: Path) -> dict[str, Any]:
+    """Returns the `metrics.json` of a job that is done.
+
+    Raises:
+        UsageError: for a file that is torn.
+    """
+    file = folder / "metrics.json"
+    try:
+        content: dict[str, Any] = json.loads(file.read_text())
+    except ValueError:
+        raise UsageError(f"{file}: is torn; delete it, and its job runs again") from None
+    return content
+
+
+def task_of(config: Config) -> dict[str, Any]:
+    """Returns what sweeps must share for their results to be compared: the target, its labels and its splits."""
+    data = config.data
+    names = ("shots", "fraction", "val", "test_fraction")
+    return {"target": data.target["name"], "split_seed": config.split_seed, **{n: getattr(data, n) for n in names}}
+
+
+def quoted(value: str) -> str:
+    """Returns a value as an override takes it, whatever signs it has."""
+    return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
+
+
 def check_declared(config: Config, question: Question) -> None:
     """Makes sure that what is to be compared varies.
 
     Raises:
         UsageError: where it does not.
     """
+    known = [f"val/{role}/{name}" for role in ("target", "source") for name in METRICS]
+    if config.monitor not in known:
+        raise UsageError(f"monitor={config.monitor}: no such metric; choose one of {', '.join(known)}")
     values = {axis.name: axis.values for axis in question.axes}
+    methods = methods_of(list(values)) if config.sweep.methods is None else config.sweep.methods
     axis, _, value = (config.sweep.baseline or "").partition("=")
     if config.sweep.baseline and (axis not in values or (values[axis] and value not in values[axis])):
-        known = ", ".join(f"{axis}={value}" for value in values.get(axis, ())) or ", ".join(values)
-        raise UsageError(f"sweep.baseline={config.sweep.baseline}: is no point of this sweep; there are {known}")
+        points = ", ".join(f"{axis}={value}" for value in values.get(axis, ())) or ", ".join(values)
+        raise UsageError(f"sweep.baseline={config.sweep.baseline}: is no point of this sweep; there are {points}")
+    if config.sweep.baseline and config.sweep.trials is None and axis not in methods:
+        rule = f"{axis} is not compared but chosen by validation; add sweep.methods=[{axis}]"
+        raise UsageError(f"sweep.baseline={config.sweep.baseline}: {rule}")
     if unknown := [axis for axis in config.sweep.methods or () if axis not in values]:
         raise UsageError(f"sweep.methods: {unknown[0]} is no axis of this sweep; there are {', '.join(values)}")
 
@@ -302,9 +347,13 @@ def check_early(jobs: Iterable[Point]) -> None:
     """
     from tlexp.checks import check_monitor, check_trainer  # torch only where something is to be trained
 
-    alike = {(job.config.monitor, job.config.has_source_loss, str(job.config.trainer)): job.config for job in jobs}
+    alike = {(job.config.has_source_loss, str(job.config.trainer)): job.config for job in jobs}
     for config in alike.values():
         check_trainer(config)
+        role = config.sweep.metric.split("/")[1]
+        if (role == "source" and not config.has_source_loss) or (role == "shifted" and config.data.shifted is None):
+            needs = "alpha above 0" if role == "source" else "a shifted test set, +dataset@data.shifted="
+            raise UsageError(f"sweep.metric={config.sweep.metric}: every job must measure it, which needs {needs}")
         check_monitor(config, ["target", "source"] if config.has_source_loss else ["target"])
 
 
@@ -312,7 +361,7 @@ def failure(returned: JobReturn | None) -> Outcome:
     """Returns how a job ended that left no result."""
     error = getattr(returned, "_return_value", None)
     if isinstance(error, JobFailed):
-        return Outcome(error=str(error), unexpected=error.unexpected, stopped=error.stopped)
+        return Outcome(error=str(error), unexpected=error.unexpected, stopped=error.stopped, diverged=error.diverged)
     return Outcome(error="its process ended without a word" if error is None else str(error), unexpected=True)
 
 
@@ -325,7 +374,10 @@ def environment(values: dict[str, str]) -> Iterator[None]:
         yield
     finally:
         for key, value in before.items():
-            os.environ.pop(key) if value is None else os.environ.update({key: value})
+            if value is None:
+                del os.environ[key]
+            else:
+                os.environ[key] = value
 
 
 def say(line: str) -> None:

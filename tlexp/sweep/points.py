@@ -1,6 +1,7 @@
 """What a multirun asks for: axes, their combinations, and the job that answers each of them."""
 
 import itertools
+import json
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -51,7 +52,8 @@ class Question:
     @property
     def key(self) -> str:
         """The same for a grown, shrunken or reordered grid: what varies and what is fixed, not the values."""
-        fixed = sorted(each for each in self.fixed if not re.match(rf"[+~]*({'|'.join(WHEREABOUTS)})\b", each))
+        silent = "|".join((*WHEREABOUTS, r"trainer\.enable_progress_bar"))
+        fixed = sorted(each for each in self.fixed if not re.match(rf"[+~]*({silent})\b", each))
         return content_key({"axes": sorted(axis.name for axis in self.axes), "fixed": fixed})[:8]
 
 
@@ -99,14 +101,20 @@ def parsed(loader: "ConfigLoader", params: dict[str, Any], arguments: Sequence[s
 
     Raises:
         hydra.errors.HydraException: for what cannot be parsed.
+        UsageError: for an axis that all jobs must agree on.
     """
     lines = [*(f"{key}={value}" for key, value in params.items()), *arguments]
-    by_key = {each.get_key_element(): each for each in OverridesParser.create(loader).parse_overrides(lines)}
+    parsed = OverridesParser.create(loader).parse_overrides(lines)
+    by_name = {each.get_key_element().lstrip("+~"): each for each in parsed}
     axes, fixed = [], []
-    for key, each in by_key.items():
+    for name, each in by_name.items():
+        key = each.get_key_element()
         if each.is_sweep_override():
+            if name == "monitor" or name.startswith(("sweep.", "tracking", "hydra.")):
+                rule = "says how all jobs are compared or kept, so it cannot vary between them; give one value"
+                raise UsageError(f"{name}: {rule}")
             values = tuple(each.sweep_string_iterator()) if each.is_discrete_sweep() else ()
-            axes.append(Axis(key.lstrip("+~"), key, values, each))
+            axes.append(Axis(name, key, values, each))
         else:
             fixed.append(each.input_line or f"{key}={each.get_value_element_as_str()}")
     return Question(tuple(axes), tuple(fixed))
@@ -158,11 +166,16 @@ def is_inert(config: Config) -> bool:
     """
     if not (config.has_source_loss and config.has_target_loss) or config.objective.allow_inert_alpha or config.terms:
         return False
-    from hydra.utils import get_class
-
-    if getattr(get_class(config.strategy["_target_"]), "moves_backbone", True):
+    if moves_backbone(config):
         return False
     return config.head == "two" or (config.head == "auto" and _classes(config, "source") != _classes(config, "target"))
+
+
+def moves_backbone(config: Config) -> bool:
+    """Whether the strategy ever moves a stage of the backbone."""
+    from hydra.utils import get_class
+
+    return bool(getattr(get_class(config.strategy["_target_"]), "moves_backbone", True))
 
 
 _read: dict[str, tuple[str, ...]] = {}
@@ -190,14 +203,15 @@ def job_key(config: Config) -> str:
     values["strategy"] = {key: value for key, value in config.strategy.items() if key != "name"}
     if not config.has_source_loss:
         values["objective"] = {key: value for key, value in values["objective"].items() if key != "form"}
-        values["strategy"].pop("heads", None)
+        if "heads" in config.strategy and not moves_backbone(config):
+            del values["strategy"]["heads"]
         values["head"] = "one" if config.head == "auto" else config.head
         if config.init != "source" and not config.terms:
             values["data"] = {key: value for key, value in values["data"].items() if key not in ("source", "name")}
     if config.init != "source":
         del values["pretrain"]
-    places = [node.get(name) for node in _data_nodes(config) for name in ("root", "folder", "images")]
-    values["files"] = [_files_key(place) for place in (*places, config.init, config.backbone["name"])]
+    values["files"] = [_files(json.dumps(node, sort_keys=True)) for node in _data_nodes(config)]
+    values["files"] += [_files(json.dumps(place)) for place in (config.init, config.backbone["name"])]
     return content_key(values)[:KEY_LENGTH]
 
 
@@ -207,9 +221,11 @@ def _data_nodes(config: Config) -> list[dict[str, Any]]:
 
 
 @cache
-def _files_key(place: str | None) -> str | None:
-    if place is None or not Path(place).is_absolute():
-        return None
-    from tlexp.start import files_key
+def _files(written: str) -> list[str | None]:
+    """Returns keys of the files behind a data set or a path, given as JSON; looked up once for a sweep."""
+    what = json.loads(written)
+    if isinstance(what, str) and not Path(what).is_absolute():
+        return []
+    from tlexp.start import data_files, files_key  # which import torch
 
-    return files_key(place)
+    return data_files(what) if isinstance(what, dict) else [files_key(what)]

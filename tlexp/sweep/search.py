@@ -25,7 +25,8 @@ class Search(Multirun):
     """Trials of which each is a value of every axis, run for every repetition that is asked for.
 
     Seeds and draws are not searched: a trial's value is the mean over them of the best validation value that each job
-    reached, that of the checkpoint it kept. A trial with a job that fails or diverges is a failed one.
+    reached, that of the checkpoint it kept. A trial with a job that diverges is a failed one; where a job fails for
+    another reason, or is stopped, nothing is told, so that the next start takes the trial up again.
     """
 
     def run(self, params: dict[str, Any], arguments: Sequence[str]) -> dict[str, Outcome]:
@@ -40,19 +41,19 @@ class Search(Multirun):
         self.repetitions = combinations(axis for axis in question.axes if axis.repeats)
         if not self.searched:
             raise UsageError("sweep.trials: there is nothing to search; give an axis, such as 'lr=interval(0.001,0.1)'")
-        points: list[Point] = []
         with self.under_way(question) as parent:
             study = self.study()
+            points = self.told_before(question, study, parent)
             self.write(question, points, parent)
             for batch in self.batches(study):
                 asked = {trial.number: self.points_of(question, trial.params) for trial in batch}
                 points += [each for trial in asked.values() for each in trial]
+                self.write(question, points, parent)  # a kill leaves what can be compared
                 self.evaluate([each for trial in asked.values() for each in trial], parent)
                 for trial in batch:
                     self.tell(study, trial, asked[trial.number])
                 if self.config.sweep.fail_fast and any(outcome.error for outcome in self.outcomes.values()):
                     break
-            points = self.everything(question, study, parent, points)
             self.conclude(question, points, parent)
             self.record_search(study, parent)
         self.judge(points)
@@ -80,10 +81,15 @@ class Search(Multirun):
             load_if_exists=True,
         )
         for trial in study.get_trials(deepcopy=False):
-            kinds = {name: type(found) for name, found in trial.distributions.items()}
-            if kinds != {name: type(found) for name, found in self.space.items()}:
-                rule = "was begun with axes of another kind; give sweep.name= a new name"
-                raise UsageError(f"{self.folder / STUDY}: {rule}")
+            if trial.distributions.keys() != self.space.keys() and trial.state.name == "RUNNING":
+                study.tell(trial.number, state=optuna.trial.TrialState.FAIL)  # killed before it was asked
+                continue
+            for name, found in trial.distributions.items():
+                try:
+                    optuna.distributions.check_distribution_compatibility(found, self.space[name])
+                except ValueError:
+                    rule = f"was begun with {name} as {found}; give the same values, or sweep.name= a new name"
+                    raise UsageError(f"{self.folder / STUDY}: {rule}") from None
         return study
 
     def batches(self, study: "Study") -> "Iterator[list[Trial | FrozenTrial]]":
@@ -92,7 +98,7 @@ class Search(Multirun):
 
         wanted = self.config.sweep.trials or 0
         interrupted = iter(study.get_trials(deepcopy=False, states=[TrialState.RUNNING]))
-        told = len(study.get_trials(deepcopy=False, states=[TrialState.COMPLETE, TrialState.FAIL]))
+        told = len(self.told_trials(study))
         say(f"study of {wanted} trials, {told} of them told; {len(self.repetitions)} job(s) in each")
         self.exhausted = False
         while told < wanted and not self.exhausted:
@@ -104,6 +110,13 @@ class Search(Multirun):
                 batch.append(study.ask(self.space))
             yield batch
             told += size
+
+    def told_trials(self, study: "Study") -> "list[FrozenTrial]":
+        """Returns the trials with an end; those that were killed before they had any values are none."""
+        from optuna.trial import TrialState
+
+        ended = study.get_trials(deepcopy=False, states=[TrialState.COMPLETE, TrialState.FAIL])
+        return [trial for trial in ended if trial.params]
 
     def sampler(self, number: int) -> Any:
         """Returns the sampler for the trial of this number."""
@@ -124,10 +137,14 @@ class Search(Multirun):
         """Tells the study how a trial ended."""
         from optuna.trial import TrialState
 
-        scores = [outcome.score for each in points if (outcome := self.outcomes[each.key]).score is not None]
-        if len(scores) < len(points):
+        outcomes = [self.outcomes[each.key] for each in points]
+        if any(outcome.diverged for outcome in outcomes):
             self.told(study, trial, state=TrialState.FAIL)
-            say(f"trial {trial.number}: failed")
+            say(f"trial {trial.number}: diverged")
+            return
+        scores = [outcome.score for outcome in outcomes if outcome.score is not None]
+        if len(scores) < len(points):
+            say(f"trial {trial.number}: failed, and is tried again by the next start")
             return
         value = sum(scores) / len(scores)
         self.told(study, trial, value=value)
@@ -144,21 +161,16 @@ class Search(Multirun):
             self.exhausted = True
             say("the sampler has no more to suggest")
 
-    def everything(
-        self, question: Question, study: "Study", parent: tracking.Parent, points: Sequence[Point]
-    ) -> list[Point]:
-        """Returns the points of all trials, also those told before this command, with their outcomes taken."""
-        known = {each.key for each in points}
+    def told_before(self, question: Question, study: "Study", parent: tracking.Parent) -> list[Point]:
+        """Returns the points of the trials that ended before this command, with their outcomes taken."""
         found = []
-        for trial in study.get_trials(deepcopy=False):
+        for trial in self.told_trials(study):
             for each in self.points_of(question, trial.params):
                 found.append(each)
-                if each.key in known:
-                    continue
                 if (folder := self.complete(each)) is not None:
                     self.count(each, folder, parent)
                 else:
-                    self.outcomes[each.key] = Outcome(error="failed before", stopped=False)
+                    self.outcomes[each.key] = Outcome(error="diverged before", diverged=True)
         return found
 
     def record_search(self, study: "Study", parent: tracking.Parent) -> None:

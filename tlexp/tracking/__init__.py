@@ -4,8 +4,8 @@ Only this package knows MLflow. A run is opened and closed by the process that o
 processes that train; these get the run's id and add to it.
 """
 
-from tlexp.tracking.record import EpochRecorder, Record, final_metrics
-from tlexp.tracking.results import find, read_runs, read_sweep, sweep_id, sweeps
+from tlexp.tracking.record import EpochRecorder, Record, bookkeeping, final_metrics
+from tlexp.tracking.results import all_sweeps, find, read_runs, read_sweep, sweep_id
 from tlexp.tracking.runs import attached, checkpoint_at, checkpoint_of, finish, tracked
 from tlexp.tracking.stale import LOCK
 from tlexp.tracking.store import connect
@@ -16,7 +16,9 @@ __all__ = [
     "EpochRecorder",
     "Parent",
     "Record",
+    "all_sweeps",
     "attached",
+    "bookkeeping",
     "checkpoint_at",
     "checkpoint_of",
     "children",
@@ -29,6 +31,5 @@ __all__ = [
     "read_sweep",
     "sweep_id",
     "sweep_tracked",
-    "sweeps",
     "tracked",
 ]

@@ -70,8 +70,8 @@ class Record:
     def tags(self, values: Mapping[str, object]) -> None:
         """Sets tags; what a server refuses is in the run's own folder."""
         if self.client is not None:
-            with bookkeeping(f"the tags {', '.join(values)} could not be set"):
-                for key, value in values.items():
+            for key, value in values.items():
+                with bookkeeping(f"the tag {key} could not be set"):
                     self.client.set_tag(self.run_id, key, str(value))
 
     def close(self, status: str) -> None:

@@ -1,10 +1,13 @@
 """Runs whose process ended without a word: after `kill -9` or a power cut they would stay RUNNING for ever."""
 
+import json
 import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
+
+from tlexp.tracking.record import Record, final_metrics
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -27,11 +30,13 @@ def close_stale(client: "MlflowClient", experiment: str, parent: str | None = No
     closed = []
     for run in client.search_runs([experiment], which, max_results=MOST):
         folder = Path(run.data.tags.get("folder", ""))
-        if not folder.is_absolute() or not folder.is_dir() or is_locked(folder):
+        try:
+            if not folder.is_absolute() or not folder.is_dir() or is_locked(folder):
+                continue
+        except OSError:  # of somebody else, who may not be asked
             continue
         if (folder / "metrics.json").exists() and run.info.run_id in _noted(folder):
-            client.log_artifact(run.info.run_id, str(folder / "metrics.json"))
-            client.set_terminated(run.info.run_id, "FINISHED")
+            complete(client, run.info.run_id, folder)
             continue
         client.set_tag(run.info.run_id, "error", why)
         client.set_terminated(run.info.run_id, "KILLED")
@@ -39,6 +44,16 @@ def close_stale(client: "MlflowClient", experiment: str, parent: str | None = No
     if closed and why == SILENT:
         names = ", ".join(closed[:3]) + (f" and {len(closed) - 3} more" if len(closed) > 3 else "")
         log.warning("MLflow: closed as KILLED what a process left that ended without a word: %s", names)
+
+
+def complete(client: "MlflowClient", run_id: str, folder: Path) -> None:
+    """Closes the record of a run that has its result, with what it may not have come to send."""
+    result = json.loads((folder / "metrics.json").read_text())
+    record = Record(client, run_id)
+    if "best_epoch" in result:
+        record.metrics(final_metrics(result), step=result["best_epoch"])
+    record.artifact(folder / "metrics.json")
+    record.close("FINISHED")
 
 
 def _noted(folder: Path) -> str:

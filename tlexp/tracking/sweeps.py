@@ -5,11 +5,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from filelock import FileLock
+
 from tlexp.config import Config, content_key
 from tlexp.stopping import Stopped
 from tlexp.tracking import runs
 from tlexp.tracking.record import Record, bookkeeping, final_metrics, first_line, rows
-from tlexp.tracking.stale import close_stale
+from tlexp.tracking.stale import LOCK, close_stale, complete
 from tlexp.tracking.view import save_view
 
 if TYPE_CHECKING:
@@ -49,13 +51,19 @@ class Parent:
             return
         if self._children is None:
             self._children = {run.data.tags["folder"]: run for run in children(client, self.experiment, self.run_id)}
-        with bookkeeping(f"the record of {folder.name} could not be completed"):
+        # The lock tells others that look for what dead processes left that this record is being written.
+        with bookkeeping(f"the record of {folder.name} could not be completed"), FileLock(folder / LOCK, timeout=1):
             known = self._children.get(str(folder))
             if known is None:
                 _record_again(client, self.experiment, config, folder, result)
-            elif known.info.status != "FINISHED":
-                client.log_artifact(known.info.run_id, str(folder / "metrics.json"))
-                client.set_terminated(known.info.run_id, "FINISHED")
+                self.look_again()
+            elif known.info.status != "FINISHED" or "score" not in known.data.metrics:
+                complete(client, known.info.run_id, folder)
+        (folder / LOCK).unlink(missing_ok=True)
+
+    def look_again(self) -> None:
+        """Forgets which jobs the store has, since some were added."""
+        self._children = None
 
     def describe(self, layout: Mapping[str, Any]) -> None:
         """Lets MLflow's page of the sweep show what the sweep is about."""
