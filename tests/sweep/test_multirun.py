@@ -348,7 +348,8 @@ def test_a_mistake_is_one_line_before_any_job(tmp_path, options, line):
     assert done.returncode == 2
     assert done.stderr.startswith(f"tlexp: {line}")
     assert len(done.stderr.splitlines()) == 1
-    assert not jobs(tmp_path)
+    assert not (tmp_path / "outputs").exists() or not jobs(tmp_path)
+    assert not (tmp_path / "mlflow.db").exists()
 
 
 def test_a_trial_is_judged_by_the_best_value_of_what_was_kept_and_fails_where_training_diverges(tmp_path):

@@ -164,7 +164,7 @@ def test_changed_pictures_of_a_table_are_another_job_and_a_download_is_none(tmp_
     Image.new("L", (9, 9)).save(tmp_path / "1.png")
     _files.cache_clear()
     assert key(*options) != before
-    named = ("data=one", "dataset@data.target=cifar10", f"data.target.root={tmp_path}/cifar", "init=random")
+    named = ("data=one", "dataset@data.target=cifar10", f"data.target.folder={tmp_path}/cifar", "init=random")
     before = key(*named)
     (tmp_path / "cifar").mkdir()
     (tmp_path / "cifar/batch").write_bytes(b"1")

@@ -82,7 +82,9 @@ class Multirun:
 
     def points(self, question: Question, values: Iterable[dict[str, str]]) -> list[Point]:
         """Composes and checks every combination, before anything trains."""
-        return [point(self.loader, self.master, question, each) for each in values]
+        found = [point(self.loader, self.master, question, each) for each in values]
+        check_measured(found)
+        return found
 
     @contextmanager
     def under_way(self, question: Question) -> Iterator[tracking.Parent]:
@@ -339,21 +341,30 @@ def check_declared(config: Config, question: Question) -> None:
         raise UsageError(f"sweep.methods: {unknown[0]} is no axis of this sweep; there are {', '.join(values)}")
 
 
+def check_measured(points: Iterable[Point]) -> None:
+    """Makes sure that every job measures what is reported.
+
+    Raises:
+        UsageError: for a metric of a domain that a job does not test.
+    """
+    for config in (each.config for each in points):
+        role = config.sweep.metric.split("/")[1]
+        if (role == "source" and not config.has_source_loss) or (role == "shifted" and config.data.shifted is None):
+            needs = "alpha above 0" if role == "source" else "a shifted test set, +dataset@data.shifted="
+            raise UsageError(f"sweep.metric={config.sweep.metric}: every job must measure it, which needs {needs}")
+
+
 def check_early(jobs: Iterable[Point]) -> None:
     """Says what would fail in every job before the first of them starts.
 
     Raises:
-        UsageError: for an option of the trainer or a monitored metric that does not exist.
+        UsageError: for an option of the trainer or a monitored metric that a job does not have.
     """
     from tlexp.checks import check_monitor, check_trainer  # torch only where something is to be trained
 
     alike = {(job.config.has_source_loss, str(job.config.trainer)): job.config for job in jobs}
     for config in alike.values():
         check_trainer(config)
-        role = config.sweep.metric.split("/")[1]
-        if (role == "source" and not config.has_source_loss) or (role == "shifted" and config.data.shifted is None):
-            needs = "alpha above 0" if role == "source" else "a shifted test set, +dataset@data.shifted="
-            raise UsageError(f"sweep.metric={config.sweep.metric}: every job must measure it, which needs {needs}")
         check_monitor(config, ["target", "source"] if config.has_source_loss else ["target"])
 
 
