@@ -125,12 +125,12 @@ def test_a_table_is_made_from_a_sweep(tmp_path, store):
     assert command(*sweep, *QUICK, cwd=tmp_path).returncode == 0
     (tmp_path / "curve.csv").write_text(alpha_curve("collect", "sweep", cwd=tmp_path) + "\n")
     made = alpha_curve("table", "curve.csv", cwd=tmp_path).splitlines()
-    accuracies = {
-        job: json.loads((tmp_path / f"sweep/{job}/metrics.json").read_text())["test/target/accuracy"]
-        for job in range(4)
-    }
-    mean = 50 * (accuracies[2] + accuracies[3])
-    difference = mean - 50 * (accuracies[0] + accuracies[1])
+    accuracies: dict[str, list[float]] = {"0": [], "0.5": []}
+    for job in (tmp_path / "sweep").iterdir():
+        (alpha,) = re.findall(r"-a([\d.]+)-s\d-", job.name)
+        accuracies[alpha].append(json.loads((job / "metrics.json").read_text())["test/target/accuracy"])
+    mean = 50 * sum(accuracies["0.5"])
+    difference = mean - 50 * sum(accuracies["0"])
     assert made[3].startswith(f"| 0.5 | {mean:.1f} [")
     assert f"| {difference:+.1f} [" in made[3]
     (tmp_path / "page.md").write_text("before\n\n<!-- table curve.csv -->\n| old |\n\nafter\n")

@@ -22,7 +22,7 @@ RUN = (*FEW, "init=random", "epochs=4", "checkpoint_minutes=0", "alpha=0.5")
 
 
 def result(folder):
-    timed = ("seconds", "fit_seconds", "checkpoint", "mlflow_run_id")
+    timed = ("seconds", "fit_seconds", "examples_per_second", "peak_memory_mib", "checkpoint", "mlflow_run_id")
     return {name: value for name, value in experiment.read_metrics(folder).items() if name not in timed}
 
 
