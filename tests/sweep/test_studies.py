@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 from tests.conftest import CACHE, CONF, STRATEGIES
 from tests.test_recipes import STUDIES
 from tlexp.assemble import build
-from tlexp.sweep.multirun import check_declared, check_early
+from tlexp.sweep.checks import check_declared, check_early
 from tlexp.sweep.points import combinations, parsed, point
 from tlexp.sweep.search import distribution, written
 

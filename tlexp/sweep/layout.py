@@ -2,6 +2,9 @@
 
 import json
 from pathlib import Path
+from typing import Any
+
+from tlexp.errors import UsageError
 
 LAYOUT = "sweep.json"  # what a sweep writes down of what it asks
 
@@ -14,3 +17,17 @@ def job_folders(folder: Path) -> list[Path]:
     content = json.loads(file.read_text())
     keys = dict.fromkeys(point["key"] for point in content["points"])
     return [found.parent for key in keys for found in Path(content["jobs"]).glob(f"*-{key}/metrics.json")]
+
+
+def read_result(folder: Path) -> dict[str, Any]:
+    """Returns the `metrics.json` of a job that is done.
+
+    Raises:
+        UsageError: for a file that is torn.
+    """
+    file = folder / "metrics.json"
+    try:
+        content: dict[str, Any] = json.loads(file.read_text())
+    except ValueError:
+        raise UsageError(f"{file}: is torn; delete it, and its job runs again") from None
+    return content
