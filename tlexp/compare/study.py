@@ -14,10 +14,11 @@ from tlexp.compare.paired import Interval, mean_interval
 from tlexp.config import METRICS
 from tlexp.errors import UsageError
 from tlexp.sweep.layout import LAYOUT
-from tlexp.sweep.points import REPLICATES
+from tlexp.sweep.points import REPLICATES, short
 
 # Axes that name ways of transferring, in the order in which they are looked for; of a kind all are taken.
 METHODS = (("strategy", "terms"), ("backbone", "backbone.name"), ("alpha",))
+ALONE = ("strategy", "backbone", "data", "sweep")  # axes whose values say what they are
 PROBLEM = ("data", "dataset@", "backbone")  # how names of axes begin that set another task
 FIRST = {"strategy": ("scratch", "linear_probe"), "alpha": ("0", "0.0"), "terms": ("[]",)}  # as baselines
 Values = tuple[tuple[str, str], ...]
@@ -242,5 +243,6 @@ def baseline_of(declared: str | None, methods: Sequence[str], values: Mapping[st
 
 
 def shown(values: Values) -> str:
-    """Returns values to read: the strategy's alone, others with their axis."""
-    return " ".join(value if axis in ("strategy", "backbone", "data") else f"{axis}={value}" for axis, value in values)
+    """Returns values to read: the strategy's alone, others with their axis, numbers with the digits that tell."""
+    known = [(axis, short(value)) for axis, value in values if value != "-"]  # which a sweep beside it may lack
+    return " ".join(value if axis in ALONE else f"{axis}={value}" for axis, value in known)

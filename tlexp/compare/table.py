@@ -193,7 +193,8 @@ def rich_table(study: Study, rows: Sequence[Row]) -> Table:
     kept = [place for place, column in enumerate(heading(study)) if column not in ("validation", "d_z")]
     for place in kept:
         column = heading(study)[place]
-        table.add_column(escape(column), no_wrap=column in ("method", "test") or column.startswith("minus"))
+        whole = column in ("method", "test") or column.startswith("minus")
+        table.add_column(escape(column), no_wrap=whole, min_width=14 if column == "chosen by validation" else None)
     for row in rows:
         line = cells(study, row)
         table.add_row(*(escape(line[place]) for place in kept))

@@ -82,7 +82,7 @@ class Point:
     def name(self) -> str:
         """What its run is called in MLflow: the values that vary."""
         order = in_order(self.values)
-        parts = [f"{SHORT.get(axis, axis.rsplit('.', 1)[-1])}{_short(self.values[axis])}" for axis in order]
+        parts = [f"{SHORT.get(axis, axis.rsplit('.', 1)[-1])}{short(self.values[axis])}" for axis in order]
         return re.sub(r"[^A-Za-z0-9_.+-]+", "_", "-".join(parts) or self.config.label)[:100]
 
 
@@ -91,7 +91,7 @@ def in_order(axes: Iterable[str]) -> list[str]:
     return sorted(axes, key=lambda axis: (axis in REPLICATES, axis != "strategy", axis))
 
 
-def _short(value: str) -> str:
+def short(value: str) -> str:
     """Returns a number with the digits that tell it from others; anything else as it is."""
     return f"{float(value):.4g}" if re.fullmatch(r"-?\d+\.\d{5,}(e-?\d+)?", value) else value
 
