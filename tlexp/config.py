@@ -181,7 +181,12 @@ class SweepConfig:
         _require(self.pruner is None, "sweep.pruner", self.pruner, rule)
         _one_of("sweep.metric", self.metric, TESTED)
         ok = self.baseline is None or "=" in self.baseline
-        _require(ok, "sweep.baseline", self.baseline, "names an axis and its value, such as strategy=scratch")
+        _require(
+            ok,
+            "sweep.baseline",
+            self.baseline,
+            "needs an axis and its value, in quotes: 'sweep.baseline=\"strategy=scratch\"'",
+        )
 
 
 @dataclass

@@ -177,7 +177,7 @@ def test_changed_pictures_of_a_table_are_another_job_and_a_download_is_none(tmp_
     [
         (("alpha=0,-1",), "alpha=-1.0: must be finite and >= 0"),
         (("lr=interval(0.1,1)",), r"lr=interval\(0.1,1\): a grid needs values"),
-        (("alpha=0,1", "sweep.baseline=scratch"), "sweep.baseline=scratch: names an axis and its value"),
+        (("alpha=0,1", "sweep.baseline=scratch"), "sweep.baseline=scratch: needs an axis and its value, in quotes"),
         (("alpha=0,1", "sweep.metric=accuracy"), "sweep.metric=accuracy: choose one of test/target/accuracy"),
         (("monitor=val/target/nll,val/target/accuracy",), "monitor: says how all jobs are compared or kept"),
         (("sweep.fail_fast=true,false",), "sweep.fail_fast: says how all jobs are compared or kept"),

@@ -13,8 +13,7 @@ import numpy as np
 from tlexp.compare.paired import Interval, mean_interval
 from tlexp.config import METRICS
 from tlexp.errors import UsageError
-from tlexp.sweep.layout import LAYOUT
-from tlexp.sweep.points import REPLICATES, short
+from tlexp.sweep.layout import LAYOUT, REPLICATES, short
 
 # Axes that name ways of transferring, in the order in which they are looked for; of a kind all are taken.
 METHODS = (("strategy", "terms"), ("backbone", "backbone.name"), ("alpha",))

@@ -1,12 +1,16 @@
 """Reading a sweep's folder: which jobs it counts, and where they are."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 from tlexp.errors import UsageError
 
 LAYOUT = "sweep.json"  # what a sweep writes down of what it asks
+KEY_LENGTH = 12  # of the key that a job's folder ends with
+# Axes that repeat a question rather than change it.
+REPLICATES = ("seed", "data.draw", "split_seed", "pretrain.seed")
 
 
 def job_folders(folder: Path) -> list[Path]:
@@ -31,3 +35,8 @@ def read_result(folder: Path) -> dict[str, Any]:
     except ValueError:
         raise UsageError(f"{file}: is torn; delete it, and its job runs again") from None
     return content
+
+
+def short(value: str) -> str:
+    """Returns a number with the digits that tell it from others; anything else as it is."""
+    return f"{float(value):.4g}" if re.fullmatch(r"-?\d+\.\d{5,}(e-?\d+)?", value) else value

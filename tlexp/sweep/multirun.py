@@ -15,9 +15,8 @@ from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn
 from hydra.types import HydraContext, TaskFunction
 from joblib import cpu_count
-from omegaconf import DictConfig, open_dict, read_write
+from omegaconf import DictConfig
 
-from tlexp import config as configuration
 from tlexp import tracking
 from tlexp.cache import JOBS
 from tlexp.cli import SWEEP_PROCESS
@@ -26,7 +25,7 @@ from tlexp.errors import JobFailed, JobsFailed, UsageError
 from tlexp.stopping import stop_signals
 from tlexp.sweep.checks import check_declared, check_early, check_measured
 from tlexp.sweep.layout import LAYOUT, read_result
-from tlexp.sweep.points import Point, Question, combinations, in_order, parsed, point
+from tlexp.sweep.points import Point, Question, combinations, composed, in_order, parsed, point
 
 if TYPE_CHECKING:
     from tlexp.compare.study import Result
@@ -34,14 +33,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a job ended: with a score; with an error in one line, which may be a signal; or it was not even started."""
+    """How a job ended: with a score, or with an error in one line; with neither where it was not started."""
 
     score: float | None = None
     error: str = ""
     unexpected: bool = False
     stopped: bool = False
     diverged: bool = False
-    started: bool = True
 
 
 class Multirun:
@@ -115,12 +113,9 @@ class Multirun:
             raise UsageError(f"{self.folder}: another process runs this sweep; wait for it or stop it") from None
 
     def plain(self, question: Question) -> Config:
-        """Returns the configuration of what is fixed; an axis has its first value, which nothing here looks at."""
+        """Returns the configuration that all jobs share; axes, of which some must be set, have their first value."""
         first = [f"{axis.key}={axis.values[0]}" for axis in question.axes if axis.values]
-        cfg = self.loader.load_sweep_config(self.master, [*question.fixed, *first])
-        with read_write(cfg), open_dict(cfg):
-            del cfg["hydra"]
-        return configuration.load(cfg, root=Path.cwd())
+        return composed(self.loader, self.master, [*question.fixed, *first])
 
     @property
     def at_once(self) -> int:
@@ -132,8 +127,9 @@ class Multirun:
 
     def evaluate(self, points: Sequence[Point], parent: tracking.Parent) -> None:
         """Runs the jobs of some points that are not done yet, each once; `outcomes` then has all of them."""
-        jobs = {each.key: each for each in reversed(points)}
-        jobs = {each.key: jobs[each.key] for each in points}
+        jobs: dict[str, Point] = {}
+        for each in points:
+            jobs.setdefault(each.key, each)
         done = {key: folder for key, job in jobs.items() if (folder := self.complete(job)) is not None}
         for key, folder in done.items():
             self.count(jobs[key], folder, parent)
@@ -150,7 +146,7 @@ class Multirun:
                 left = len(waiting) - start - size
                 say(f"sweep.fail_fast=true: {left} jobs are not started after the failure of {failed[0].name}")
                 for job in waiting[start + size :]:
-                    self.outcomes[job.key] = Outcome(started=False)
+                    self.outcomes[job.key] = Outcome()
                 return
 
     def chunk(self, waiting: int) -> int:
@@ -203,9 +199,9 @@ class Multirun:
                     if self.complete(job) is None:
                         self.launch([job], place, total, parent)
         self.spent += time.monotonic() - started
-        parent.look_again()
         for job, returned in zip(jobs, returns, strict=True):
             if (folder := self.complete(job)) is not None:
+                parent.forget(folder)
                 self.count(job, folder, parent)
             elif returned is not None or job.key not in self.outcomes:
                 self.outcomes[job.key] = failure(returned)

@@ -17,13 +17,11 @@ from tlexp import __version__
 from tlexp import config as configuration
 from tlexp.config import WHEREABOUTS, Config, content_key
 from tlexp.errors import UsageError
+from tlexp.sweep.layout import KEY_LENGTH, REPLICATES, short
 
 if TYPE_CHECKING:
     from hydra.core.config_loader import ConfigLoader
 
-# Axes that repeat a question rather than change it.
-REPLICATES = ("seed", "data.draw", "split_seed", "pretrain.seed")
-KEY_LENGTH = 12
 SHORT = {"strategy": "", "backbone": "", "data": "", "alpha": "a", "seed": "s", "data.draw": "d", "data.shots": "n"}
 
 
@@ -91,11 +89,6 @@ def in_order(axes: Iterable[str]) -> list[str]:
     return sorted(axes, key=lambda axis: (axis in REPLICATES, axis != "strategy", axis))
 
 
-def short(value: str) -> str:
-    """Returns a number with the digits that tell it from others; anything else as it is."""
-    return f"{float(value):.4g}" if re.fullmatch(r"-?\d+\.\d{5,}(e-?\d+)?", value) else value
-
-
 def parsed(loader: "ConfigLoader", params: dict[str, Any], arguments: Sequence[str]) -> Question:
     """Sorts the overrides of a configuration and of the command line, of which the latter win.
 
@@ -135,6 +128,14 @@ def combinations(axes: Iterable[Axis]) -> list[dict[str, str]]:
     return [dict(zip(names, values, strict=True)) for values in itertools.product(*(axis.values for axis in axes))]
 
 
+def composed(loader: "ConfigLoader", master: DictConfig, overrides: Iterable[str]) -> Config:
+    """Composes and checks one configuration of a multirun."""
+    cfg = loader.load_sweep_config(master, list(overrides))
+    with read_write(cfg), open_dict(cfg):
+        del cfg["hydra"]
+    return configuration.load(cfg, root=Path.cwd())
+
+
 def point(loader: "ConfigLoader", master: DictConfig, question: Question, values: dict[str, str]) -> Point:
     """Composes and checks the configuration of one combination, keyed by the axes' own keys.
 
@@ -143,10 +144,7 @@ def point(loader: "ConfigLoader", master: DictConfig, question: Question, values
         hydra.errors.HydraException, omegaconf.errors.OmegaConfBaseException: for what does not exist.
     """
     overrides = (*question.fixed, *(f"{key}={value}" for key, value in values.items()))
-    cfg = loader.load_sweep_config(master, list(overrides))
-    with read_write(cfg), open_dict(cfg):
-        del cfg["hydra"]
-    config = configuration.load(cfg, root=Path.cwd())
+    config = composed(loader, master, overrides)
     if config.resume is not None:
         raise UsageError(f"resume={config.resume}: with -m: the same command goes on by itself; leave it out")
     if is_inert(config):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from tlexp.config import SOURCE_RUN, without_password
 from tlexp.errors import UsageError
-from tlexp.sweep.layout import LAYOUT
+from tlexp.sweep.layout import KEY_LENGTH, LAYOUT
 from tlexp.tracking.record import first_line
 from tlexp.tracking.runs import PARENT
 from tlexp.tracking.store import connect
@@ -18,8 +18,6 @@ from tlexp.tracking.view import PARAMS
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
-
-KEY_LENGTH = 12  # of what a job's folder ends with
 
 
 def find(uri: str, experiment: str) -> tuple["MlflowClient", str]:

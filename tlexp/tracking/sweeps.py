@@ -49,21 +49,27 @@ class Parent:
         client = self.record.client
         if client is None or self.run_id is None:
             return
-        if self._children is None:
+        if self._children is None:  # all at once, since a sweep that goes on may count many
             self._children = {run.data.tags["folder"]: run for run in children(client, self.experiment, self.run_id)}
         # The lock tells others that look for what dead processes left that this record is being written.
         with bookkeeping(f"the record of {folder.name} could not be completed"), FileLock(folder / LOCK, timeout=1):
-            known = self._children.get(str(folder))
+            known = self._children.get(str(folder)) or self._find(client, folder, config.hash)
             if known is None:
-                _record_again(client, self.experiment, config, folder, result)
-                self.look_again()
+                run_id = _record_again(client, self.experiment, config, folder, result)
+                self._children[str(folder)] = client.get_run(run_id)
             elif known.info.status != "FINISHED" or "score" not in known.data.metrics:
                 complete(client, known.info.run_id, folder)
         (folder / LOCK).unlink(missing_ok=True)
 
-    def look_again(self) -> None:
-        """Forgets which jobs the store has, since some were added."""
-        self._children = None
+    def _find(self, client: "MlflowClient", folder: Path, key: str) -> "Run | None":
+        """Asks the store for one job, which may have been added since all of them were read."""
+        which = f"tags.`{runs.PARENT}` = '{self.run_id}' and tags.config_hash = '{key}'"
+        return next((r for r in found(client, self.experiment, which) if r.data.tags["folder"] == str(folder)), None)
+
+    def forget(self, folder: Path) -> None:
+        """Forgets what the store had of a job, since it ran."""
+        if self._children is not None:
+            self._children.pop(str(folder), None)
 
     def describe(self, layout: Mapping[str, Any]) -> None:
         """Lets MLflow's page of the sweep show what the sweep is about."""
@@ -135,8 +141,8 @@ def found(client: "MlflowClient", experiment: str, which: str) -> list["Run"]:
 
 def _record_again(
     client: "MlflowClient", experiment: str, config: Config, folder: Path, result: Mapping[str, Any]
-) -> None:
-    """Writes a complete run's record anew from the files in its folder."""
+) -> str:
+    """Writes a complete run's record anew from the files in its folder; returns its id."""
     run_id = runs.create(client, experiment, config, folder)
     record = Record(client, run_id)
     for row in rows(folder / "history.jsonl"):
@@ -149,3 +155,4 @@ def _record_again(
     for picture in sorted(folder.glob("*.png")):
         record.artifact(picture, "pictures")
     record.close("FINISHED")
+    return run_id
