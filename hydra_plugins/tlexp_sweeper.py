@@ -1,4 +1,4 @@
-"""What Hydra calls for a multirun, a few lines before `tlexp.sweep`.
+"""Hydra's entry to `tlexp.sweep` for a multirun.
 
 Hydra looks for plugins in this namespace alone, and imports them for every command: nothing heavy belongs here.
 """
@@ -14,19 +14,19 @@ class TlexpSweeper(Sweeper):
     """Every combination of the values or, with `sweep.trials`, what Optuna suggests.
 
     Args:
-        params: axes and values that a configuration brings; the command line's go before.
-        max_batch_size: of Hydra's own sweeper, in whose place this one is; without effect.
+        params: axes and values that the configuration brings; the command line's win.
+        max_batch_size: an argument of Hydra's own sweeper, which this one replaces; without effect.
     """
 
     def __init__(self, params: dict[str, Any] | None = None, max_batch_size: int | None = None) -> None:
         self.params = dict(params or {})
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """Takes what Hydra hands over."""
+        """Receives the configuration and the task from Hydra."""
         self.given = (config, hydra_context, task_function)
 
     def sweep(self, arguments: list[str]) -> Any:
-        """Runs the jobs that are not done yet and compares all of them; returns how each ended."""
-        from tlexp.sweep import answer
+        """Runs the jobs that are not complete and compares all of them; returns how each ended."""
+        from tlexp.sweep import run_sweep
 
-        return answer(*self.given, self.params, arguments)
+        return run_sweep(*self.given, self.params, arguments)

@@ -1,8 +1,8 @@
-"""Looks at data before anything trains: `python scripts/check_data.py data=folder data.target.root=FOLDER`.
+"""Checks data before anything trains: `python scripts/check_data.py data=folder data.target.root=FOLDER`.
 
-It takes the options of `run.py`, reads every example once (a second time it remembers), and says what cannot be read,
-how many examples each class has in each split, what is there twice and what leaks into the target's test split. The
-picture goes to `data_report.png` in the folder it names. It ends with 1 or 2 where a run would refuse the data.
+Takes the options of `run.py`, reads every example once (the cache remembers), and reports what cannot be read, how many
+examples each class has in each split, duplicates, and leakage into the target's test split. The figure is
+`data_report.png` in the folder it names. Exits with 1 or 2 where a run would refuse the data.
 """
 
 import sys
@@ -13,8 +13,8 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from tlexp import config as configuration
-from tlexp.cli import CONF, explain, main
+from tlexp.cli import main, report_error
+from tlexp.config.load import CONF, load
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
@@ -22,38 +22,41 @@ def job(cfg: DictConfig) -> None:
     try:
         code = check(cfg)
     except Exception as error:
-        raise SystemExit(explain(error)) from error
+        raise SystemExit(report_error(error)) from error
     if code:
         sys.exit(code)
 
 
 def check(cfg: DictConfig) -> int:
-    trained = OmegaConf.create({"init": "random", "alpha": 0})  # what would be trained is not asked here
-    config = configuration.load(OmegaConf.merge(cfg, trained), root=Path(hydra.utils.get_original_cwd()))
-    from tlexp import pictures, report
-    from tlexp.assemble import cache_of, read_domain
-    from tlexp.data.check import places, twins, warnings
-    from tlexp.data.scan import facts
+    no_training = OmegaConf.create({"init": "random", "alpha": 0})
+    config = load(OmegaConf.merge(cfg, no_training), root=Path(hydra.utils.get_original_cwd()))
+    from tlexp.data.quality.leakage import find_duplicates, find_warnings, split_examples
+    from tlexp.data.quality.scan import facts
+    from tlexp.reporting import figures
+    from tlexp.reporting.console import terminal
+    from tlexp.reporting.data_report import print_data_report
+    from tlexp.run.domains import open_cache, read_domain
 
+    console = terminal()
     data = config.data
     nodes = {"target": data.target} | ({"source": data.source} if data.source else {})
     strict = {role for role, node in nodes.items() if node.get("on_bad") == "error"}
     lenient = {role: node | ({"on_bad": "skip"} if role in strict else {}) for role, node in nodes.items()}
     config = replace(config, data=replace(data, **lenient))
-    cache = cache_of(config)
+    cache = open_cache(config)
     domains = {role: read_domain(config, role, cache) for role in nodes}
-    found = {role: facts(domain.samples.inputs, cache) for role, domain in domains.items()}
-    splits = places(domains, found)
-    pairs = twins(splits)
-    report.show_data(domains, found, warnings(domains, splits, pairs))
+    measured = {role: facts(domain.samples.inputs, cache) for role, domain in domains.items()}
+    splits = split_examples(domains, measured)
+    duplicates = find_duplicates(splits)
+    print_data_report(domains, measured, find_warnings(domains, splits, duplicates), console)
     folder = Path(HydraConfig.get().runtime.output_dir).absolute()
-    pictures.data_report(domains, found, pairs).savefig(folder / "data_report.png", dpi=110)
-    report.console.print(f"picture: {folder / 'data_report.png'}", soft_wrap=True, markup=False)
+    figures.data_report(domains, measured, duplicates).savefig(folder / "data_report.png", dpi=110)
+    console.print(f"figure: {folder / 'data_report.png'}", soft_wrap=True, markup=False)
     for role, domain in domains.items():
         domain.check(role)
     if refused := [role for role in strict if domains[role].samples.skipped]:
         options = " ".join(f"data.{role}.on_bad=skip" for role in refused)
-        report.console.print(f"a run refuses these data: mend what cannot be read, or {options}", markup=False)
+        console.print(f"a run refuses these data: fix or remove what cannot be read, or set {options}", markup=False)
         return 1
     return 0
 

@@ -1,81 +1,105 @@
-"""Compares sweeps that MLflow has, or single runs, and writes the table, the figures and the page once more.
+"""Compares sweeps that MLflow has, or single runs, and writes the tables, the figures and the page again.
 
-    python scripts/compare.py                          the sweeps there are
+    python scripts/compare.py                          lists the sweeps
     python scripts/compare.py NAME                     one of them: its name, the id of its run, or its folder
     python scripts/compare.py tune_a tune_b            several side by side, each a method
-    python scripts/compare.py --markdown FOLDER        the table of a comparison's files, for a page such as the README
     python scripts/compare.py --runs "params.alpha = '0.5'" --axes strategy,seed      runs by a filter of MLflow
+    python scripts/compare.py --markdown FOLDER        the table of a comparison's files, in Markdown
+    python scripts/compare.py --update README.md       the same, for each table of a page that names its folder
 
-Choices are made by validation and reported on the test, as at the end of a sweep. `--methods` and `--baseline` ask
+Selection is by validation and reports are on the test, as at the end of a sweep. `--methods` and `--baseline` ask
 another question of the same results; the family of tests is then not the one declared before the runs, and the page
-says so.
+says so. A page names the folder, and a metric if it is not the sweep's own, in the line before a table, and ends it:
+
+    <!-- comparison docs/results/sweep test/shifted/accuracy -->
+    <!-- end -->
 """
 
 import argparse
+import re
 import sys
 from pathlib import Path
 from typing import Any
 
-from tlexp import tracking
-from tlexp.compare import judge
+from tlexp.compare.analysis import compare_methods
 from tlexp.compare.report import report
-from tlexp.compare.study import Result, Study, read_files, side_by_side
-from tlexp.compare.table import markdown
-from tlexp.config import TESTED
+from tlexp.compare.results import SweepResults, read_comparison, side_by_side
+from tlexp.compare.tables import markdown
 from tlexp.errors import UsageError
-from tlexp.report import console
+from tlexp.metric_names import TEST_METRICS
+from tlexp.reporting.console import terminal
+from tlexp.tracking import queries
 
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("sweeps", nargs="*", metavar="SWEEP")
-    parser.add_argument("--uri", default=f"sqlite:///{Path.cwd()}/mlflow.db", help="MLflow's store; mlflow.db here")
+    parser.add_argument("--uri", default=f"sqlite:///{Path.cwd()}/mlflow.db", help="MLflow's store; default mlflow.db")
     parser.add_argument("--experiment", default="tlexp")
     parser.add_argument("--runs", metavar="FILTER", help="single runs instead of a sweep; '' for all of them")
-    parser.add_argument(
-        "--markdown", type=Path, metavar="FOLDER", help="with sweep.json and points.csv; prints the table"
-    )
+    parser.add_argument("--markdown", type=Path, metavar="FOLDER", help="a folder with sweep.json and points.csv")
+    parser.add_argument("--update", type=Path, metavar="PAGE", help="a Markdown file whose tables are written again")
     parser.add_argument("--axes", default="strategy,alpha,seed", help="of single runs: what varies")
     parser.add_argument("--methods", help="axes that are compared, separated by commas")
     parser.add_argument("--baseline", help="what the others are compared with, such as strategy=scratch")
     parser.add_argument(
-        "--metric", choices=TESTED, metavar="METRIC", help="what is reported, such as test/target/macro_f1"
+        "--metric", choices=TEST_METRICS, metavar="METRIC", help="what is reported, such as test/target/macro_f1"
     )
-    parser.add_argument("--out", type=Path, help="folder of the files; outputs/comparisons/NAME")
+    parser.add_argument("--out", type=Path, help="folder of the files; default outputs/comparisons/NAME")
     return parser.parse_args()
 
 
 def main() -> None:
-    given = arguments()
+    options = arguments()
     try:
-        compare(given)
+        compare(options)
     except UsageError as error:
         sys.exit(f"compare: {error}")
 
 
-def compare(given: argparse.Namespace) -> None:
-    if given.markdown is not None:
-        study = Study(*read_files(given.markdown))
-        print(markdown(study, judge.compare(study)))
-        return
-    client, experiment = tracking.find(given.uri, given.experiment)
-    if given.runs is not None:
-        layout, measured = tracking.read_runs(client, experiment, given.runs, given.axes.split(","))
-    elif given.sweeps:
-        found = [tracking.read_sweep(client, tracking.sweep_id(client, experiment, each)) for each in given.sweeps]
-        layout, measured = found[0] if len(found) == 1 else side_by_side(found)
+def compare(options: argparse.Namespace) -> None:
+    if options.markdown is not None:
+        print(markdown_table(options.markdown, options.metric))
+    elif options.update is not None:
+        options.update.write_text(update_tables(options.update.read_text(), options.update.parent))
     else:
-        for run in tracking.all_sweeps(client, experiment):
+        compare_tracked(options)
+
+
+def markdown_table(folder: Path, metric: str | None = None) -> str:
+    manifest, metrics = read_comparison(folder)
+    results = SweepResults({**manifest, "metric": metric or manifest["metric"]}, metrics)
+    return markdown(results, compare_methods(results))
+
+
+def update_tables(page: str, root: Path) -> str:
+    """Returns a page with the table of each `<!-- comparison FOLDER [METRIC] -->` as its folder says."""
+
+    def table(match: re.Match[str]) -> str:
+        return f"{match[1]}\n{markdown_table(root / match[2], match[3])}\n<!-- end -->"
+
+    return re.sub(r"(<!-- comparison (\S+)(?: (\S+))? -->)\n.*?<!-- end -->", table, page, flags=re.DOTALL)
+
+
+def compare_tracked(options: argparse.Namespace) -> None:
+    client, experiment = queries.open_experiment(options.uri, options.experiment)
+    console = terminal()
+    if options.runs is not None:
+        manifest, metrics = queries.read_runs(client, experiment, options.runs, options.axes.split(","))
+    elif options.sweeps:
+        ids = [queries.sweep_id(client, experiment, name) for name in options.sweeps]
+        sweeps = [queries.read_sweep(client, run_id) for run_id in ids]
+        manifest, metrics = sweeps[0] if len(sweeps) == 1 else side_by_side(sweeps)
+    else:
+        for run in queries.all_sweeps(client, experiment):
             jobs = run.data.tags.get("jobs", "?")
             console.print(f"{run.info.run_id}  {run.info.status:8}  {jobs:>4} jobs  {run.info.run_name}", markup=False)
         return
-    asked: dict[str, Any] = {"baseline": given.baseline, "metric": given.metric}
-    asked["methods"] = given.methods.split(",") if given.methods else None
-    changed = {key: value for key, value in asked.items() if value is not None and value != layout[key]}
-    layout = {**layout, **changed, "changed": [*layout.get("changed", ()), *changed]}
-    folder = given.out or Path("outputs/comparisons") / layout["name"]
-    results = {key: Result(metrics["score"], metrics) for key, metrics in measured.items()}
-    report(layout, results, folder, tracking.Record(), console)
+    asked: dict[str, Any] = {"baseline": options.baseline, "metric": options.metric}
+    asked["methods"] = options.methods.split(",") if options.methods else None
+    changed = {key: value for key, value in asked.items() if value is not None and value != manifest[key]}
+    manifest = {**manifest, **changed, "changed": [*manifest.get("changed", ()), *changed]}
+    report(manifest, metrics, options.out or Path("outputs/comparisons") / manifest["name"], console)
 
 
 if __name__ == "__main__":

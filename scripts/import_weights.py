@@ -26,15 +26,15 @@ LATER = {
     "_bn2": "bn3",
 }
 REPEATS = (1, 2, 2, 3, 3, 4, 1)  # blocks in each stage
-PLACES = [(stage, place) for stage, count in enumerate(REPEATS) for place in range(count)]
+POSITIONS = [(stage, block) for stage, count in enumerate(REPEATS) for block in range(count)]
 
 
 def timm_name(name: str) -> str:
     """Returns the name of a tensor in timm's `tf_efficientnet_lite0`."""
-    if block := re.match(r"_blocks\.(\d+)\.(\w+)\.(\w+)$", name):
-        number, module, tensor = int(block[1]), block[2], block[3]
-        stage, place = PLACES[number]
-        return f"blocks.{stage}.{place}.{(LATER if number else FIRST)[module]}.{tensor}"
+    if match := re.match(r"_blocks\.(\d+)\.(\w+)\.(\w+)$", name):
+        number, module, tensor = int(match[1]), match[2], match[3]
+        stage, block = POSITIONS[number]
+        return f"blocks.{stage}.{block}.{(LATER if number else FIRST)[module]}.{tensor}"
     module, tensor = name.rsplit(".", 1)
     return f"{OUTSIDE[module]}.{tensor}"
 
@@ -63,12 +63,12 @@ def minilm(output: Path) -> str:
 def packaged(package: str, remedy: str, ending: str) -> Path:
     """Returns the file of an installed package that ends so, without importing the package."""
     try:
-        found = [file.locate() for file in files(package) or [] if str(file).endswith(ending)]
+        matches = [file.locate() for file in files(package) or [] if str(file).endswith(ending)]
     except PackageNotFoundError:
         sys.exit(f"import_weights: the package {package} is not installed; {remedy}")
-    if len(found) != 1:
-        sys.exit(f"import_weights: the package {package} has {len(found)} files that end in {ending}, not one")
-    return Path(str(found[0]))
+    if len(matches) != 1:
+        sys.exit(f"import_weights: the package {package} has {len(matches)} files that end in {ending}, not one")
+    return Path(str(matches[0]))
 
 
 def main() -> None:

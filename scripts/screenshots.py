@@ -1,6 +1,6 @@
-"""Takes pictures of a sweep as people see it: its own page, and MLflow's page of its jobs, table and charts.
+"""Takes screenshots of a sweep as people see it: its own page, and MLflow's page of its jobs, table and charts.
 
-    python scripts/screenshots.py SWEEP --out docs/pictures      (in the folder that holds mlflow.db)
+    python scripts/screenshots.py SWEEP --out docs/screenshots      (in the folder that holds mlflow.db)
 
 Needs Chromium and its driver (`apt-get install chromium chromium-driver`) and the package selenium.
 """
@@ -20,7 +20,8 @@ from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 
-from tlexp import tracking
+from tlexp.tracking import queries
+from tlexp.tracking.sweeps import job_runs, jobs_address
 
 FLAGS = (
     "--headless=new --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
@@ -31,7 +32,7 @@ PATIENCE = 60.0
 
 @contextmanager
 def browser(width: int = 1500, height: int = 1000) -> Iterator[webdriver.Chrome]:
-    """Opens a headless Chromium whose console is kept."""
+    """Opens a headless Chromium that records its console."""
     options = webdriver.ChromeOptions()
     options.binary_location = shutil.which("chromium") or ""
     for flag in (*FLAGS.split(), f"--window-size={width},{height}"):
@@ -57,9 +58,9 @@ def mlflow_ui(folder: Path) -> Iterator[str]:
     address = f"http://127.0.0.1:{port}"
     try:
         deadline = time.monotonic() + PATIENCE
-        while not _answers(f"{address}/health"):
+        while not _responds(f"{address}/health"):
             if time.monotonic() > deadline or server.poll() is not None:
-                raise RuntimeError(f"mlflow server at {address} does not answer")
+                raise RuntimeError(f"mlflow server at {address} does not respond")
             time.sleep(0.3)
         yield address
     finally:
@@ -67,10 +68,10 @@ def mlflow_ui(folder: Path) -> Iterator[str]:
         server.wait(timeout=30)
 
 
-def _answers(address: str) -> bool:
+def _responds(address: str) -> bool:
     try:
-        with urllib.request.urlopen(address, timeout=2) as answer:
-            return bool(answer.status == 200)
+        with urllib.request.urlopen(address, timeout=2) as response:
+            return bool(response.status == 200)
     except OSError:
         return False
 
@@ -117,7 +118,7 @@ def page(driver: webdriver.Chrome, file: Path) -> None:
 def jobs_page(driver: webdriver.Chrome, address: str, run_id: str, jobs: int, charts: bool = False) -> None:
     """Opens MLflow's page of a sweep's jobs by the view that the sweep has saved, and waits until it is there."""
     driver.set_window_size(1500, 1100)
-    driver.get(address + tracking.jobs_address("1", run_id, charts))
+    driver.get(address + jobs_address("1", run_id, charts))
     wait_for_text(driver, f"{jobs} matching runs")
     close_assistant(driver)
     if charts:
@@ -129,18 +130,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("sweep")
     parser.add_argument("--out", type=Path, required=True)
-    given = parser.parse_args()
-    client, experiment = tracking.find(f"sqlite:///{Path.cwd()}/mlflow.db", "tlexp")
-    run = client.get_run(tracking.sweep_id(client, experiment, given.sweep))
-    jobs = len(tracking.children(client, experiment, run.info.run_id))
-    given.out.mkdir(parents=True, exist_ok=True)
+    arguments = parser.parse_args()
+    client, experiment = queries.open_experiment(f"sqlite:///{Path.cwd()}/mlflow.db", "tlexp")
+    run = client.get_run(queries.sweep_id(client, experiment, arguments.sweep))
+    jobs = len(job_runs(client, experiment, run.info.run_id))
+    arguments.out.mkdir(parents=True, exist_ok=True)
     with browser() as driver:
         page(driver, Path(run.data.tags["folder"]) / "comparison.html")
-        driver.save_screenshot(str(given.out / "comparison.png"))
+        driver.save_screenshot(str(arguments.out / "comparison.png"))
         with mlflow_ui(Path.cwd()) as address:
             for name, charts in (("mlflow_jobs", False), ("mlflow_charts", True)):
                 jobs_page(driver, address, run.info.run_id, jobs, charts)
-                driver.save_screenshot(str(given.out / f"{name}.png"))
+                driver.save_screenshot(str(arguments.out / f"{name}.png"))
 
 
 if __name__ == "__main__":

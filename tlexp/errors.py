@@ -1,42 +1,49 @@
-"""The errors that are the user's to mend, and those of a sweep's jobs."""
+"""Errors with a message for the user, and the exit code of each."""
 
 
 class UsageError(ValueError):
-    """One line that names the value, the rule it breaks and the remedy; shown without a traceback."""
+    """A mistake of the user: one line that names the value, the rule it breaks and the remedy; no traceback."""
+
+    exit_code = 2
 
 
-class Diverged(UsageError):  # noqa: N818 - as the one below
-    """Training that ended in numbers that are none: the configuration's own result, which no second try changes."""
+class TrainingDivergedError(RuntimeError):
+    """Training ended with NaN or infinity in the monitored metric: a result of the configuration, not a crash.
 
-
-class JobFailed(Exception):  # noqa: N818 - a fact rather than an error of its own
-    """A job's failure as it crosses processes: its own exception may not survive pickling.
-
-    Args:
-        line: what happened.
-        unexpected: whether it is ours to mend rather than the user's.
-        stopped: whether a signal ended it.
-        diverged: whether it is a result of its own, which a second try would not change.
+    A second attempt would end the same way, so a search counts it as a failed trial.
     """
 
-    def __init__(self, line: str, unexpected: bool = False, stopped: bool = False, diverged: bool = False) -> None:
-        super().__init__(line, unexpected, stopped, diverged)
-        self.line, self.unexpected, self.stopped, self.diverged = line, unexpected, stopped, diverged
+    exit_code = 3
+
+
+class JobFailedError(Exception):
+    """A job's failure in a form that survives pickling between processes, which its own exception may not.
+
+    Args:
+        message: what happened, in one line.
+        unexpected: whether it is a bug rather than the user's mistake.
+        stopped: whether a signal ended the job.
+        diverged: whether training diverged, which a second attempt would not change.
+    """
+
+    def __init__(self, message: str, unexpected: bool = False, stopped: bool = False, diverged: bool = False) -> None:
+        super().__init__(message, unexpected, stopped, diverged)
+        self.message, self.unexpected, self.stopped, self.diverged = message, unexpected, stopped, diverged
 
     def __str__(self) -> str:
-        return self.line
+        return self.message
 
 
-class JobsFailed(UsageError):  # noqa: N818 - as above
-    """Some jobs of a sweep failed, each of which has said so itself.
+class JobsFailedError(Exception):
+    """Some jobs of a sweep failed; each has reported its own error already.
 
     Args:
-        failed: how many.
-        jobs: of how many.
-        first: what the first of them said.
-        unexpected: whether any of them is ours to mend.
+        failed: number of failed jobs.
+        jobs: number of all jobs.
+        first: name and message of the first failure.
+        exit_code: of the worst failure, see `cli`.
     """
 
-    def __init__(self, failed: int, jobs: int, first: str, unexpected: bool) -> None:
-        super().__init__(f"{failed} of {jobs} jobs failed, the first of them {first}; give the command again to go on")
-        self.exit_code = 1 if unexpected else 2
+    def __init__(self, failed: int, jobs: int, first: str, exit_code: int) -> None:
+        super().__init__(f"{failed} of {jobs} jobs failed, first {first}; rerun the same command to retry them")
+        self.exit_code = exit_code

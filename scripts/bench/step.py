@@ -1,8 +1,8 @@
 """What a training step costs beside a bare PyTorch loop: `python scripts/bench/step.py [--backbone NAME] [KEY=VALUE]`.
 
 Both train the same network on the same batches, in turns: `tlexp` through Lightning with everything a run does in a
-step (named streams, objective, training metrics, schedule, progress bar off), and a loop of forward, loss, backward,
-optimizer and schedule, fed by the same loader. Pictures are the embedded digits at `--size`, in memory; validation is
+step (named random streams, objective, training metrics, schedule, progress bar off), and a loop of forward, loss,
+backward, optimizer and schedule, fed by the same loader. Images are the bundled digits at `--size`, in memory; validation is
 in neither. Seconds are those of an epoch, the first of which warms up and does not count.
 
     python scripts/bench/step.py --backbone resnet18 --size 64 --batch 32 --rounds 3
@@ -24,11 +24,11 @@ import torch.nn.functional as F
 from rich.console import Console
 from rich.table import Table
 
-from tlexp import config as configuration
-from tlexp import experiment
-from tlexp.assemble import Parts, assemble
-from tlexp.cli import CONF, with_trainer_options
-from tlexp.config import Config
+from tlexp.config.load import CONF, load, with_trainer_options
+from tlexp.config.schema import Config
+from tlexp.run.build import build
+from tlexp.run.trainer import apply_model_options, make_trainer, quiet
+from tlexp.training.setup import RunComponents
 
 EPOCHS = 3
 
@@ -57,24 +57,24 @@ def wait() -> None:
         torch.cuda.synchronize()
 
 
-def ours(config: Config, parts: Parts) -> float:
+def ours(config: Config, run: RunComponents) -> float:
     clock = Clock()
-    with experiment.quiet(), TemporaryDirectory() as folder:
-        experiment.tune(parts.task.model, config.trainer)
-        experiment.make_trainer(config, Path(folder), [clock]).fit(parts.task, datamodule=parts.data)
+    with quiet(), TemporaryDirectory() as folder:
+        apply_model_options(run.task.model, config.trainer)
+        make_trainer(config, Path(folder), [clock], [], run.task.has_phases).fit(run.task, datamodule=run.data)
     return statistics.median(clock.seconds[1:])
 
 
-def bare(config: Config, parts: Parts) -> float:
+def bare(config: Config, run: RunComponents) -> float:
     """A loop that does nothing but train: the same loader, network, layout and precision, AdamW and a cosine."""
     gpu = torch.cuda.is_available() and config.trainer["accelerator"] in ("gpu", "cuda", "auto")
     device = torch.device("cuda" if gpu else "cpu")
-    model = copy.deepcopy(parts.task.model).to(device).train()
+    model = copy.deepcopy(run.task.model).to(device).train()
     layout = torch.channels_last if config.trainer.get("channels_last") else torch.contiguous_format
     if layout == torch.channels_last:
         model.to(memory_format=layout)
     half = config.trainer.get("precision") == "bf16-mixed"
-    loader = parts.data.train_dataloader().iterables["target"]
+    loader = run.data.train_dataloader().iterables["target"]
     optimizer = torch.optim.AdamW(model.parameters(), lr=config.lr)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, EPOCHS * len(loader))
     mean, std = (
@@ -82,12 +82,12 @@ def bare(config: Config, parts: Parts) -> float:
     )
     seconds = []
     for _ in range(EPOCHS):
-        for place, batch in enumerate(loader):
-            if place == 0:
+        for index, batch in enumerate(loader):
+            if index == 0:
                 wait()
                 started = time.perf_counter()
             x = batch.inputs.to(device, non_blocking=True).float().div_(255).sub_(mean).div_(std)
-            x = x.contiguous(memory_format=layout)  # as decoded, pictures lie channel by channel
+            x = x.contiguous(memory_format=layout)  # decoded images are contiguous
             labels = batch.labels.to(device, non_blocking=True)
             with torch.autocast(device.type, torch.bfloat16, enabled=half):
                 loss = F.cross_entropy(model.heads["target"](model.backbone(x)), labels)
@@ -120,20 +120,20 @@ def main() -> None:
     quiet = ["trainer.limit_val_batches=1", "trainer.check_val_every_n_epoch=3"]
     with TemporaryDirectory() as cache, hydra.initialize_config_dir(str(CONF), version_base="1.3"):
         arguments = [*data, *fixed, *shape, *quiet, f"cache={cache}", *given.overrides]
-        config = configuration.load(hydra.compose("config", overrides=with_trainer_options(arguments)), Path.cwd())
-        parts = assemble(config)
-        parts.data.train_dataloader()  # decodes, once
-        rows = [(bare(config, parts), ours(config, assemble(config))) for _ in range(given.rounds)]
+        config = load(hydra.compose("config", overrides=with_trainer_options(arguments)), Path.cwd())
+        run = build(config)
+        run.data.train_dataloader()  # decodes, once
+        rows = [(bare(config, run), ours(config, build(config))) for _ in range(given.rounds)]
     table = Table(
         "round", "bare loop, s", "tlexp, s", "ratio", title=f"{given.backbone} {given.size}, batch {given.batch}"
     )
-    for place, (theirs, mine) in enumerate(rows, 1):
-        table.add_row(str(place), f"{theirs:.3f}", f"{mine:.3f}", f"{mine / theirs:.3f}")
+    for number, (theirs, mine) in enumerate(rows, 1):
+        table.add_row(str(number), f"{theirs:.3f}", f"{mine:.3f}", f"{mine / theirs:.3f}")
     console = Console(width=100)
     console.print(table)
     ratios = sorted(mine / theirs for theirs, mine in rows)
     console.print(
-        f"ratio: median {statistics.median(ratios):.3f}, {ratios[0]:.3f} to {ratios[-1]:.3f}; {parts.data.steps} steps"
+        f"ratio: median {statistics.median(ratios):.3f}, {ratios[0]:.3f} to {ratios[-1]:.3f}; {run.data.steps} steps"
     )
 
 

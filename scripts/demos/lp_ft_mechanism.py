@@ -26,16 +26,16 @@ import torch
 from scipy.stats import binomtest
 from torch import Tensor, nn
 
-from tlexp.assemble import build
 from tlexp.backbones.base import InputSpec, Stage, group_stages
-from tlexp.cli import CONF
-from tlexp.model import TransferModel
-from tlexp.task import parameter_groups
+from tlexp.config.instantiate import build
+from tlexp.config.load import CONF
+from tlexp.models.transfer_model import TransferModel
+from tlexp.training.optim import parameter_groups
 
 INPUTS, FEATURES, EXAMPLES, SUBSPACE = 20, 3, 40, 10
-RATE, RESIDUAL, STILL, MOST = 0.02, 1e-14, 1e-28, 100_000
+LR, RESIDUAL, CONVERGED, MAX_STEPS = 0.02, 1e-14, 1e-28, 100_000  # CONVERGED: squared norm of the gradient
 NOISE = (0.0, 0.02, 0.1)
-PROBE = 20_000  # steps of the probe at most
+PROBE = 20_000  # maximum steps of the probe
 FIELDS = ("eps", "strategy", "seed", "id", "ood", "steps")
 METHODS = {
     "linear_probe": ("strategy=linear_probe",),
@@ -74,7 +74,7 @@ def strategy(method: str) -> Any:
         return hydra.compose("config", overrides=list(METHODS[method])).strategy
 
 
-def answer(method: str, noise: float, seed: int) -> dict[str, float]:
+def train(method: str, noise: float, seed: int) -> dict[str, float]:
     torch.manual_seed(seed)
     truth, v = orthonormal(FEATURES, INPUTS), torch.randn(FEATURES)
     wanted, subspace = truth.T @ v, orthonormal(SUBSPACE, INPUTS)
@@ -87,31 +87,31 @@ def answer(method: str, noise: float, seed: int) -> dict[str, float]:
     with torch.no_grad():
         output.weight.copy_(head[None])
         output.bias.zero_()
-    rule = build("strategy", strategy(method))
-    rule.prepare(model, None)
-    optimizer = torch.optim.SGD(parameter_groups(model, rule, RATE, range(PROBE + 1)), lr=RATE)
-    epoch = taken = 0
-    moving: set[str] = set()
-    for taken in range(MOST):
-        if rule.trainable(epoch) != moving:
-            moving = set(rule.trainable(epoch))
-            model.set_trainable(moving)
+    transfer = build("strategy", strategy(method))
+    transfer.prepare(model)
+    optimizer = torch.optim.SGD(parameter_groups(model, transfer, LR, range(PROBE + 1)), lr=LR)
+    epoch = step = 0
+    trained: set[str] = set()
+    for step in range(MAX_STEPS):
+        if transfer.trainable(epoch) != trained:
+            trained = set(transfer.trainable(epoch))
+            model.set_trainable(trained)
             output.bias.requires_grad_(False)  # the truth has none
         loss = (model(x)[:, 0] - y).pow(2).mean()
         optimizer.zero_grad()
         loss.backward()
-        still = sum(p.grad.pow(2).sum().item() for p in model.parameters() if p.grad is not None) < STILL
+        converged = sum(p.grad.pow(2).sum().item() for p in model.parameters() if p.grad is not None) < CONVERGED
         if loss.item() < RESIDUAL:
             break
-        if still and rule.trainable(epoch) == rule.trainable(PROBE):
+        if converged and transfer.trainable(epoch) == transfer.trainable(PROBE):
             break
-        if still or taken == PROBE:
-            epoch = PROBE  # a probe has arrived, or has had its time; on to the next phase, if there is one
+        if converged or step == PROBE:
+            epoch = PROBE  # the probe has converged or used up its steps: next phase, if there is one
             continue
         optimizer.step()
     with torch.no_grad():
         error = (output.weight @ model.backbone.weight)[0] - wanted
-    return {"id": (subspace @ error).pow(2).sum().item(), "ood": error.pow(2).sum().item(), "steps": taken}
+    return {"id": (subspace @ error).pow(2).sum().item(), "ood": error.pow(2).sum().item(), "steps": step}
 
 
 def table(file: Path) -> str:
@@ -126,7 +126,7 @@ def table(file: Path) -> str:
         "|---|---|---|---|---|---|",
     ]
     for (noise, method), by_seed in errors.items():
-        inside, outside = (statistics.mean(pair[place] for pair in by_seed.values()) for place in (0, 1))
+        inside, outside = (statistics.mean(pair[index] for pair in by_seed.values()) for index in (0, 1))
         better, p = "", ""
         if method != "lp_ft":
             best = errors[noise, "lp_ft"]
@@ -142,18 +142,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--table", type=Path)
-    given = parser.parse_args()
-    if given.table:
-        print(table(given.table))
+    options = parser.parse_args()
+    if options.table:
+        print(table(options.table))
         return
     torch.set_default_dtype(torch.float64)
     writer = csv.DictWriter(sys.stdout, FIELDS, lineterminator="\n")
     writer.writeheader()
     for noise in NOISE:
         for method in METHODS:
-            for seed in range(given.seeds):
-                found = answer(method, noise, seed)
-                writer.writerow({"eps": noise, "strategy": method, "seed": seed, **found})
+            for seed in range(options.seeds):
+                writer.writerow({"eps": noise, "strategy": method, "seed": seed, **train(method, noise, seed)})
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The contract of a backbone, and how tensors and modules are grouped into stages."""
+"""The contract of a backbone, and the grouping of its tensors and modules into stages."""
 
 import json
 from collections.abc import Collection, Iterable, Sequence
@@ -11,20 +11,20 @@ from torch import Tensor, nn
 
 from tlexp.errors import UsageError
 
-LAST_USE = ("truncation", "padding")
+CALL_SETTINGS = ("truncation", "padding")  # how a tokenizer was last called
 
 
 @dataclass(frozen=True)
 class InputSpec:
-    """The images a backbone expects and how they are made of a picture: resized, cropped, normalised by channel.
+    """The images a backbone expects and their preprocessing: resized, cropped, normalised per channel.
 
     Attributes:
         channels: 1 for grey, 3 for colour, 4 for colour with transparency; others need data with as many.
         size: pixels a side of what enters the network.
         mean: subtracted from each channel in [0, 1].
         std: what each channel is then divided by.
-        interpolation: `bilinear`, `bicubic`, ...: how pictures are resized.
-        resize: pixels of the shorter side before the middle `size` is cut out; None for `size`, which cuts no margin.
+        interpolation: of the resizing, such as `bilinear` or `bicubic`.
+        resize: pixels of the shorter side before the central `size` is cropped; None for `size`, which crops no margin.
         crop: `center` resizes the shorter side, `squash` both sides, `border` the longer side and pads.
     """
 
@@ -39,7 +39,7 @@ class InputSpec:
     kind: ClassVar[str] = "images"
 
     def example(self, n: int) -> Tensor:
-        """Returns `n` inputs of the right form, all zero."""
+        """Returns `n` inputs of the right shape, all zero."""
         return torch.zeros(n, self.channels, self.size, self.size)
 
     def normalised(self, pixels: Tensor) -> Tensor:
@@ -60,7 +60,7 @@ class InputSpec:
 
 @cache
 def _by_channel(values: tuple[float, ...], device: torch.device) -> Tensor:
-    """Returns values as (channels, 1, 1), made once: putting them on a GPU waits for all that it still has to do."""
+    """Returns values as (channels, 1, 1), created once: copying to a GPU waits for all its pending work."""
     return torch.tensor(values, device=device).view(-1, 1, 1)
 
 
@@ -70,7 +70,7 @@ class TextSpec:
 
     Attributes:
         tokenizer: maps texts to token ids; from the same place as the encoder.
-        max_length: tokens of a text, special ones included; what is longer is cut and counted.
+        max_length: tokens per text, special ones included; longer texts are truncated and counted.
     """
 
     tokenizer: Any
@@ -79,15 +79,15 @@ class TextSpec:
     kind: ClassVar[str] = "texts"
 
     def tokens(self, texts: Sequence[str]) -> tuple[list[list[int]], int]:
-        """Returns the token ids of each text and how many texts had to be cut."""
+        """Returns the token ids of each text and how many texts were truncated."""
         whole = self.tokenizer(list(texts), add_special_tokens=True, truncation=False, verbose=False)["input_ids"]
-        cut = [place for place, ids in enumerate(whole) if len(ids) > self.max_length]
-        if cut:
-            longest = [texts[place] for place in cut]
+        long = [index for index, ids in enumerate(whole) if len(ids) > self.max_length]
+        if long:
+            too_long = [texts[index] for index in long]
             options = {"truncation": True, "max_length": self.max_length}
-            for place, ids in zip(cut, self.tokenizer(longest, **options)["input_ids"], strict=True):
-                whole[place] = ids
-        return whole, len(cut)
+            for index, ids in zip(long, self.tokenizer(too_long, **options)["input_ids"], strict=True):
+                whole[index] = ids
+        return whole, len(long)
 
     def padded(self, ids: Sequence[Sequence[int]]) -> dict[str, Tensor]:
         """Returns `input_ids` and `attention_mask`, each (batch, longest of this batch), padded on the right."""
@@ -98,13 +98,13 @@ class TextSpec:
         return {"input_ids": torch.tensor(rows), "attention_mask": torch.tensor(mask)}
 
     def fingerprint(self) -> str:
-        """Returns what changes where the same text would give other tokens."""
+        """Returns a string that changes where the same text would give other tokens."""
         tokenizer = self.tokenizer
         if (fast := getattr(tokenizer, "backend_tokenizer", None)) is None:
-            rules: Any = f"{type(tokenizer)} {sorted(tokenizer.get_vocab().items())}"  # its rules are its class
+            # The rules of a slow tokenizer are its class.
+            rules: Any = f"{type(tokenizer)} {sorted(tokenizer.get_vocab().items())}"
         else:
-            # How it last cut and padded is not what it is.
-            rules = {key: value for key, value in json.loads(fast.to_str()).items() if key not in LAST_USE}
+            rules = {key: value for key, value in json.loads(fast.to_str()).items() if key not in CALL_SETTINGS}
         return f"{self.max_length} {rules}"
 
     def example(self, n: int) -> dict[str, Tensor]:
@@ -121,10 +121,10 @@ class TextSpec:
 
 @dataclass(frozen=True)
 class Stage:
-    """A part of a network that moves or stays as a whole; names are relative to the module that was grouped.
+    """A part of a network that trains or is frozen as a whole; names are relative to the module that was grouped.
 
     Attributes:
-        name: what reports and `freeze_until` call it.
+        name: as reports and `freeze_until` have it.
         parameters: names of the parameters it owns.
         buffers: names of the buffers it owns, running statistics among them.
         modules: names of the modules whose mode (train or eval) is this stage's alone.
@@ -136,7 +136,7 @@ class Stage:
     modules: tuple[str, ...]
 
     def inside(self, prefix: str) -> "Stage":
-        """Returns the stage with its names as they are inside a larger module."""
+        """Returns the stage with its names inside a larger module."""
         return replace(
             self,
             parameters=tuple(prefix + name for name in self.parameters),
@@ -144,18 +144,18 @@ class Stage:
             modules=tuple((prefix + name).rstrip(".") for name in self.modules),
         )
 
-    def parted(self, chosen: Collection[str], suffix: str) -> list["Stage"]:
-        """Returns the stage in two: what is not chosen of its parameters, and `name/suffix` with those that are.
+    def split(self, chosen: Collection[str], suffix: str) -> list["Stage"]:
+        """Returns two stages: the parameters that are not chosen, and `name/suffix` with those that are.
 
-        The second one also takes buffers and modules, so that it sets the mode; where nothing is chosen, the stage is
-        returned as it is.
+        The second also takes buffers and modules, so that it sets the mode; where nothing is chosen, the stage is
+        returned unchanged.
         """
-        own = tuple(name for name in self.parameters if name in chosen)
-        if not own:
+        selected = tuple(name for name in self.parameters if name in chosen)
+        if not selected:
             return [self]
         rest = tuple(name for name in self.parameters if name not in chosen)
         name = f"{self.name}/{suffix}"
-        return [replace(self, parameters=rest, buffers=(), modules=()), replace(self, name=name, parameters=own)]
+        return [replace(self, parameters=rest, buffers=(), modules=()), replace(self, name=name, parameters=selected)]
 
 
 class Backbone(Protocol):
@@ -173,18 +173,18 @@ class Backbone(Protocol):
 
 
 def check_size(size: object) -> None:
-    """Makes sure that a size is None or a number of pixels.
+    """Checks that a size is None or a number of pixels.
 
     Raises:
         UsageError: for anything else.
     """
     if size is not None and not (isinstance(size, int) and size >= 1):
-        rule = "must be at least 1, in whole pixels; backbone.size=null is the pretrained size"
-        raise UsageError(f"backbone.size={size}: {rule}")
+        remedy = "must be at least 1, in whole pixels; backbone.size=null is the pretrained size"
+        raise UsageError(f"backbone.size={size}: {remedy}")
 
 
 def measured_width(module: nn.Module, spec: InputSpec | TextSpec) -> int:
-    """Returns the width of the module's output by one forward pass; what libraries declare is not always it."""
+    """Returns the width of the module's output by one forward pass; what libraries declare is not always right."""
     was_training = module.training
     with torch.no_grad():
         features = module.eval()(spec.example(2))

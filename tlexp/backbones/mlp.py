@@ -40,5 +40,5 @@ class MLP(nn.Module):
 
     def stages(self) -> list[Stage]:
         """One stage for each layer, the first one called stem."""
-        names = ["stem", *(f"layer{place}" for place in range(1, len(self.layers)))]
+        names = ["stem", *(f"layer{index}" for index in range(1, len(self.layers)))]
         return group_stages(self, {name: names[int(name.split(".")[1])] for name, _ in self.named_parameters()}, names)

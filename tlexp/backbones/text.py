@@ -24,17 +24,17 @@ LONGEST = 512  # where neither tokenizer nor encoder names a limit
 
 
 class TextBackbone(nn.Module):
-    """A transformers encoder that maps texts to one vector each.
+    """An encoder of the transformers library that maps each text to one vector.
 
     Args:
         name: a folder with configuration, tokenizer and weights, or a model's name on the hub.
         pooling: `mean` over the tokens of a text, `cls` for the first token, or `pooler` for the encoder's own layer
             on top of it, which is built for this choice only.
-        max_length: tokens of a text, special ones included; None for as many as the encoder takes.
+        max_length: tokens per text, special ones included; None for the encoder's maximum.
         dropout: None for the encoder's own.
-        gradient_checkpointing: computes activations again in the backward pass rather than keeping them.
-        carried: the text files of configuration and tokenizer, as `carried()` returns them; None reads them from
-            `name`. So a checkpoint can be used where its encoder's home cannot be reached.
+        gradient_checkpointing: recomputes activations in the backward pass to save memory.
+        files: the text files of configuration and tokenizer that a checkpoint carries; None reads them from `name`. A
+            checkpoint can thus be used where the encoder's folder or the hub cannot be reached.
 
     Raises:
         UsageError: for a name that leads nowhere, a model that is no encoder, or an option that it does not have.
@@ -47,14 +47,14 @@ class TextBackbone(nn.Module):
         max_length: int | None = None,
         dropout: float | None = None,
         gradient_checkpointing: bool = False,
-        carried: Mapping[str, str] | None = None,
+        files: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__()
         if pooling not in POOLINGS:
             raise UsageError(f"backbone.pooling={pooling}: choose one of {', '.join(POOLINGS)}")
         _quiet()
         self.name, self.pooling = name, pooling
-        self.config, tokenizer = _from_files(carried) if carried else _from_name(name)
+        self.config, tokenizer = _from_files(files) if files else _from_name(name)
         if getattr(self.config, "is_encoder_decoder", False):
             raise UsageError(
                 f"backbone.name={name}: not an encoder of texts but one with a decoder; choose a BERT-type"
@@ -74,7 +74,7 @@ class TextBackbone(nn.Module):
             raise UsageError(f"backbone.name={name}: not an encoder of texts ({reason}); choose a BERT-type") from error
 
     def _bare(self, body: Any) -> Any:
-        """Takes the pooler off where it is not used: without a gradient it would stop several processes."""
+        """Removes the pooler where it is not used: a parameter without gradient would make DDP fail."""
         if self.pooling == "pooler" and getattr(body, "pooler", None) is None:
             raise UsageError(f"backbone.pooling=pooler: {self.name} has no pooler; use mean or cls")
         if self.pooling != "pooler" and hasattr(body, "pooler"):
@@ -89,8 +89,8 @@ class TextBackbone(nn.Module):
                 most = module.num_embeddings - (0 if module.padding_idx is None else module.padding_idx + 1)
         most = min(tokenizer.model_max_length, most if most > 0 else LONGEST)
         if wanted is not None and not 3 <= wanted <= most:
-            rule = f"must lie between 3 and the {most} tokens that {self.name} takes"
-            raise UsageError(f"backbone.max_length={wanted}: {rule}")
+            remedy = f"must lie between 3 and the {most} tokens that {self.name} takes"
+            raise UsageError(f"backbone.max_length={wanted}: {remedy}")
         return wanted or most
 
     def forward(self, x: dict[str, Tensor]) -> Tensor:
@@ -133,13 +133,13 @@ class TextBackbone(nn.Module):
             raise UsageError(f"init=pretrained: the weights of {_nowhere(self.name, error)}") from error
         return {f"body.{name}": tensor for name, tensor in self._bare(model).state_dict().items()}, []
 
-    def carried(self) -> dict[str, str]:
-        """Returns the files of configuration and tokenizer, name to content."""
+    def checkpoint_metadata(self) -> dict[str, Any]:
+        """Returns what a checkpoint needs beside weights: the files of configuration and tokenizer, name to content."""
         with tempfile.TemporaryDirectory() as folder:
             self.config.save_pretrained(folder)
             self.input.tokenizer.save_pretrained(folder)
             texts = [path for path in sorted(Path(folder).iterdir()) if path.suffix in (".json", ".txt", ".jinja")]
-            return {path.name: path.read_text("utf-8") for path in texts}
+            return {"carried": {path.name: path.read_text("utf-8") for path in texts}}
 
 
 def _from_name(name: str) -> tuple[Any, Any]:
@@ -161,12 +161,12 @@ def _from_files(files: Mapping[str, str]) -> tuple[Any, Any]:
 
 
 def _nowhere(name: str, error: BaseException) -> str:
-    reason, rule = hub.first_sentence(error), "give a local folder as backbone.name=FOLDER"
+    reason, remedy = hub.first_sentence(error), "give a local folder as backbone.name=FOLDER"
     if Path(name).is_dir():
         return f"the folder {name} cannot be read ({reason}); it needs those of save_pretrained"
     if constants.HF_HUB_OFFLINE:
         reason = "only init=pretrained asks the hub, and only while it answers"
-    return f"{name} are neither in the local cache nor to be fetched ({reason}); {rule}"
+    return f"{name} are neither in the local cache nor to be fetched ({reason}); {remedy}"
 
 
 def _set_dropout(config: Any, dropout: float) -> None:
@@ -178,7 +178,7 @@ def _set_dropout(config: Any, dropout: float) -> None:
 
 
 def _quiet() -> None:
-    """Keeps transformers from printing what our own report says."""
+    """Keeps transformers from printing what our own report shows."""
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     logging.getLogger("transformers").setLevel(logging.ERROR)

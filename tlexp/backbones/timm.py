@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from tlexp.backbones import hub
 from tlexp.backbones.base import InputSpec, Stage, check_size, group_stages, measured_width
+from tlexp.backbones.batchnorm import has_statistics
 from tlexp.errors import UsageError
-from tlexp.norm import has_statistics
 
 POSITIONS = ("pos_embed", "relative_position_bias_table", "rel_pos", "attention_biases")
 
@@ -30,7 +30,7 @@ class TimmBackbone(nn.Module):
             summed for grey images and repeated for more than three channels, mean and standard deviation likewise.
         drop_rate: dropout before the classifier; None for the model's own.
         drop_path_rate: stochastic depth, for the models that have it; None for the model's own.
-        gradient_checkpointing: computes activations again in the backward pass rather than keeping them; not for
+        gradient_checkpointing: recomputes activations in the backward pass to save memory; not for
             models with BatchNorm, whose statistics would count every batch twice.
 
     Raises:
@@ -111,8 +111,8 @@ class TimmBackbone(nn.Module):
             raise self._impossible_size(side, hub.first_sentence(error)) from error
 
     def _impossible_size(self, side: int | None, reason: str) -> UsageError:
-        rule = f"timm's {self.name} cannot work with it ({reason}); use a multiple of its patches or strides, or "
-        return UsageError(f"backbone.size={side}: {rule}backbone.size=null for the size it was pretrained at")
+        remedy = f"timm's {self.name} cannot work with it ({reason}); use a multiple of its patches or strides, or "
+        return UsageError(f"backbone.size={side}: {remedy}backbone.size=null for the size it was pretrained at")
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps (batch, channels, size, size) to pooled features (batch, num_features)."""
@@ -185,7 +185,7 @@ class TimmBackbone(nn.Module):
                 warnings.simplefilter("ignore", UserWarning)
                 fitted = resize_rel_pos_bias_table(given, new_window_size=window, new_bias_shape=shape)
         elif name.endswith("pos_embed") and len(shape) == 3 == given.ndim:
-            edge = int(shape[1] ** 0.5)  # tokens of a square, behind those that have no place
+            edge = int(shape[1] ** 0.5)  # patch tokens form a square, after prefix tokens such as the class token
             fitted = resample_abs_pos_embed(given, [edge, edge], num_prefix_tokens=shape[1] - edge**2)
         return fitted
 
@@ -196,7 +196,7 @@ def _by_channel(values: tuple[float, ...], channels: int) -> tuple[float, ...]:
         return tuple(values)
     if channels == 1:
         return (sum(values) / len(values),)
-    return tuple(values[place % len(values)] for place in range(channels))
+    return tuple(values[index % len(values)] for index in range(channels))
 
 
 def _first_convolution(module: nn.Module) -> str:

@@ -40,8 +40,8 @@ class TorchvisionBackbone(nn.Module):
         self.name, self.top = name, top
         published = models.get_model_weights(name)
         if weights is not None and weights not in published.__members__:
-            rule = f"torchvision has {', '.join(choice.name for choice in published)} for {name}"
-            raise UsageError(f"backbone.weights={weights}: {rule}")
+            remedy = f"torchvision has {', '.join(choice.name for choice in published)} for {name}"
+            raise UsageError(f"backbone.weights={weights}: {remedy}")
         self.weights: WeightsEnum = published[weights or "DEFAULT"]
         transform = self.weights.transforms()
         native, before = transform.crop_size[0], transform.resize_size[0]
@@ -52,8 +52,8 @@ class TorchvisionBackbone(nn.Module):
             self.body = _headless(_create(name, None, side), top)
             self.num_features = measured_width(self, self.input)
         except (AssertionError, IndexError, RuntimeError, ValueError) as error:
-            rule = f"torchvision's {name} cannot work with it ({first_sentence(error)})"
-            raise UsageError(f"backbone.size={side}: {rule}; backbone.size=null is {native}") from error
+            remedy = f"torchvision's {name} cannot work with it ({first_sentence(error)})"
+            raise UsageError(f"backbone.size={side}: {remedy}; backbone.size=null is {native}") from error
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps (batch, 3, size, size) to features (batch, num_features)."""

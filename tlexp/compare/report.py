@@ -1,58 +1,82 @@
-"""A sweep's comparison from its results to the terminal, to files and to the sweep's run in MLflow."""
+"""The report of a sweep's comparison: on the terminal, as files, and as what a store keeps of it."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from tlexp import tracking
+from tlexp.compare.analysis import compare_methods, source_effects
 from tlexp.compare.figures import figures
-from tlexp.compare.judge import compare, effects
-from tlexp.compare.page import answer, page
-from tlexp.compare.study import Result, Study
-from tlexp.compare.table import markdown, notes, rich_costs, rich_effects, rich_table, write_points, write_rows
+from tlexp.compare.html import render_page, summary
+from tlexp.compare.results import POINTS, Metrics, SweepResults, write_points
+from tlexp.compare.tables import (
+    PAGE_ONLY,
+    cost_table,
+    effect_table,
+    markdown,
+    method_table,
+    notes,
+    rich_table,
+    write_comparison,
+)
 
 PAGE = "comparison.html"
 
 
-def report(
-    layout: Mapping[str, Any], results: Mapping[str, Result], folder: Path, record: tracking.Record, console: Console
-) -> Path | None:
-    """Compares what a sweep has: prints, writes into `folder` and adds to the sweep's run.
+@dataclass(frozen=True)
+class Report:
+    """What a comparison left.
+
+    Attributes:
+        page: the HTML page.
+        files: all files, the page included.
+        description: summary and main table in Markdown.
+        best: the reported metric of the method with the best validation score, by name.
+    """
+
+    page: Path
+    files: tuple[Path, ...]
+    description: str
+    best: Mapping[str, float]
+
+
+def report(manifest: Mapping[str, Any], metrics: Metrics, folder: Path, console: Console) -> Report | None:
+    """Compares the results of a sweep, prints the tables and writes the files.
 
     Args:
-        layout: what the sweep wrote down.
-        results: of finished jobs, by key.
+        manifest: what the sweep wrote down.
+        metrics: of finished jobs, by key.
         folder: where the files go.
-        record: the sweep's run; one without a client takes nothing.
-        console: where the table is printed.
+        console: where the tables are printed.
 
     Returns:
-        The page; None where no job has finished.
+        None where no job has finished.
     """
-    study = Study(layout, results)
-    if not study.cells:
-        console.print("no job has finished, so there is nothing to compare")
+    results = SweepResults(manifest, metrics)
+    if not results.configs:
+        console.print("no job has finished: there is nothing to compare")
         return None
-    rows, sources = compare(study), effects(study)
+    rows, effects = compare_methods(results), source_effects(results)
     folder.mkdir(parents=True, exist_ok=True)
-    pictures = {}
-    for name, figure in figures(study, rows, sources).items():
-        pictures[name] = folder / f"{name}.svg"
-        figure.savefig(pictures[name], metadata={"Date": None})
-    write_rows(folder / "comparison.csv", study, rows)
-    write_points(folder / "points.csv", study)
-    (folder / PAGE).write_text(page(study, rows, sources, pictures))
-    console.print(rich_table(study, rows))
-    if len({effect.alpha for effect in sources}) > 1 and study.methods != ["alpha"]:
-        console.print(rich_effects(study, sources))
-    console.print(rich_costs(study, rows))
-    for line in (*notes(study, rows), f"page: {folder / PAGE}"):
+    plots = {}
+    for name, figure in figures(results, rows, effects).items():
+        plots[name] = folder / f"{name}.svg"
+        figure.savefig(plots[name], metadata={"Date": None})
+    write_comparison(folder / "comparison.csv", results, rows)
+    write_points(folder / POINTS, results)
+    (folder / PAGE).write_text(render_page(results, rows, effects, plots))
+    console.print(rich_table(f"Comparison: {results.name}", method_table(results, rows), PAGE_ONLY))
+    if len({effect.alpha for effect in effects}) > 1 and results.methods != ["alpha"]:
+        console.print(rich_table("Effect of the source", effect_table(results, effects)))
+    console.print(rich_table("Cost", cost_table(results, rows)))
+    for line in (*notes(results, rows), f"page: {folder / PAGE}"):
         console.print(line, soft_wrap=True, markup=False)
-    for file in (folder / PAGE, folder / "comparison.csv", folder / "points.csv", *pictures.values()):
-        record.artifact(file, "comparison")
-    record.tags({"mlflow.note.content": f"{answer(study, rows)}\n\n{markdown(study, rows)}"})
-    lead = next(row for row in rows if row.leads)
-    record.metrics({f"best/{study.metric}": lead.test.mean}, step=0)
-    return folder / PAGE
+    best = next(row for row in rows if row.selected)
+    return Report(
+        page=folder / PAGE,
+        files=(folder / PAGE, folder / "comparison.csv", folder / POINTS, *plots.values()),
+        description=f"{summary(results, rows)}\n\n{markdown(results, rows)}",
+        best={f"best/{results.metric}": best.test.mean},
+    )

@@ -1,1 +1,1 @@
-"""Data: readers, splits, batches, and the pair of domains that a run trains on."""
+"""Data: readers, splits, batches, and the domains that a run trains on."""

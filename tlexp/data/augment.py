@@ -1,4 +1,4 @@
-"""Chance in training pictures: crops, flips, colours, patches, from a stream of its own for each picture and pass."""
+"""Random augmentation of training images: crops, flips, colours, patches; a random stream for each image and pass."""
 
 from typing import Any
 
@@ -7,24 +7,24 @@ from torch import Tensor
 
 from tlexp.backbones.base import InputSpec
 from tlexp.data.batches import ArrayDataset, Batch, Pick
-from tlexp.data.tables import Table
+from tlexp.data.images.protocols import ImageStore
 from tlexp.errors import UsageError
-from tlexp.streams import forked
+from tlexp.rng import fork_rng
 
 
 class Augment:
-    """A recipe of transforms of torchvision's second version; one without any is the evaluation's own picture.
+    """A recipe of torchvision's v2 transforms; one without any leaves the evaluation's own image.
 
     Args:
-        name: what reports call it.
-        scale: share of the picture's area that a crop keeps at least; 1 for the evaluation's crop.
-        stretch: how far a crop's sides may be from equal, as a factor.
+        name: for reports.
+        scale: smallest fraction of the image's area that a crop keeps; 1 for the evaluation's crop.
+        stretch: largest ratio of a crop's sides.
         flip: probability of a mirror image; 0 where left and right mean something, as in digits.
-        colour: how far brightness, contrast and saturation may change, as a share.
-        hue: how far colours may turn, as a share of the circle.
-        random_ops: operations of RandAugment (Cubuk et al. 2020) in a row.
-        magnitude: how strong they are, of 30.
-        erase: probability that a patch is blanked out (Zhong et al. 2020).
+        colour: strength of the jitter of brightness, contrast and saturation, in [0, 1].
+        hue: strength of the jitter of hue, as a fraction of the colour circle.
+        random_ops: number of RandAugment operations (Cubuk et al. 2020).
+        magnitude: their strength, of 30.
+        erase: probability that a patch is erased (Zhong et al. 2020).
 
     Raises:
         UsageError: for a value outside its range.
@@ -47,43 +47,43 @@ class Augment:
         for key, value in vars(self).items():
             if key != "name" and not isinstance(value, int | float):
                 raise UsageError(f"augment.{key}={value}: must be a number")
-        shares = {"scale": scale, "flip": flip, "colour": colour, "erase": erase}
-        rules = [(key, value, 0 <= value <= 1, "must lie in [0, 1]") for key, value in shares.items()]
-        rules += [
+        fractions = {"scale": scale, "flip": flip, "colour": colour, "erase": erase}
+        ranges = [(key, value, 0 <= value <= 1, "must lie in [0, 1]") for key, value in fractions.items()]
+        ranges += [
             ("scale", scale, scale > 0, "must be above 0"),
             ("stretch", stretch, stretch >= 1, "must be at least 1"),
             ("hue", hue, 0 <= hue <= 0.5, "must lie in [0, 0.5]"),
             ("random_ops", random_ops, random_ops in range(100), "must be a whole number of operations, or 0"),
             ("magnitude", magnitude, magnitude in range(31), "must be a whole number in [0, 30]"),
         ]
-        for key, value, holds, rule in rules:
-            if not holds:
-                raise UsageError(f"augment.{key}={value}: {rule}")
+        for key, value, valid, remedy in ranges:
+            if not valid:
+                raise UsageError(f"augment.{key}={value}: {remedy}")
 
     def __bool__(self) -> bool:
         return self.crops or bool(self.flip or self.colour or self.hue or self.random_ops or self.erase)
 
     @property
     def crops(self) -> bool:
-        """Whether a crop is at random, so that pictures need their margins."""
+        """Whether crops are random, so that images must keep their margins."""
         return self.scale < 1 or self.stretch > 1
 
     def transform(self, spec: InputSpec) -> Any:
-        """Returns what maps a picture, uint8 (channels, height, width), to another one (channels, size, size).
+        """Returns what maps an image, uint8 (channels, height, width), to uint8 (channels, size, size).
 
         Raises:
-            UsageError: for changes of colour where the channels are no colours.
+            UsageError: for colour changes where the channels are not colours.
         """
         from torchvision.transforms import InterpolationMode, v2
 
         if (self.colour or self.hue or self.random_ops) and spec.channels not in (1, 3):
-            rule = f"changes colours, which {spec.channels} channels are not; use augment=light augment.colour=0"
-            raise UsageError(f"augment={self.name}: {rule}")
+            remedy = f"changes colours, which {spec.channels} channels are not; use augment=light augment.colour=0"
+            raise UsageError(f"augment={self.name}: {remedy}")
         steps: list[Any] = []
         interpolation = InterpolationMode(spec.interpolation)
         if self.crops:
             ratio = (1 / self.stretch, self.stretch)
-            # The other kinds of interpolation are for Pillow's pictures only.
+            # The other interpolations work on Pillow images only.
             smooth = interpolation if interpolation.value in ("nearest", "bilinear") else InterpolationMode.BICUBIC
             steps.append(v2.RandomResizedCrop(spec.size, (self.scale, 1.0), ratio, smooth, antialias=True))
         steps += [v2.RandomHorizontalFlip(self.flip)] if self.flip else []
@@ -97,27 +97,41 @@ class Augment:
 
 
 class AugmentedDataset(ArrayDataset):
-    """Training pictures that differ each time they are seen.
+    """Training images that differ each time they are seen.
 
-    The chance of a picture depends on (seed, role, its number, how often it came before) alone: it is the same with
-    any number of workers and processes, in any batch, and after a run was taken up again.
+    The randomness of an image depends on (seed, role, its index, how often it came before) alone: it is the same with
+    any number of workers and processes, in any batch, and after a resume.
 
-    Attributes:
-        views: 2 where each picture is wanted in two versions.
+    Args:
+        images: the training images.
+        labels: (n,).
+        augment: the recipe.
+        spec: the backbone's input.
+        seed: of the named streams.
+        role: whose images they are.
+        views: 2 where each image is wanted in two versions.
     """
 
-    def __init__(self, table: Table, labels: Tensor, augment: Augment, spec: InputSpec, seed: int, role: str) -> None:
-        super().__init__(table, labels)
-        self.transform, self.seed, self.role = augment.transform(spec), seed, role
-        self.views = 1
+    def __init__(
+        self,
+        images: ImageStore,
+        labels: Tensor,
+        augment: Augment,
+        spec: InputSpec,
+        seed: int,
+        role: str,
+        views: int = 1,
+    ) -> None:
+        super().__init__(images, labels)
+        self.transform, self.seed, self.role, self.views = augment.transform(spec), seed, role, views
 
     def __getitem__(self, pick: Pick) -> Batch:
-        second = self._view(pick, "second") if self.views == 2 else None
-        return Batch(self._view(pick), self.labels[pick.indices], pick.share, second)
+        second_view = self._view(pick, "second") if self.views == 2 else None
+        return Batch(self._view(pick), self.labels[pick.indices], pick.ddp_scale, second_view)
 
-    def _view(self, pick: Pick, *which: str) -> Tensor:
-        pictures = []
+    def _view(self, pick: Pick, *stream: str) -> Tensor:
+        images = []
         for index, times in zip(pick.indices.tolist(), pick.times.tolist(), strict=True):
-            with forked(self.seed, "augment", self.role, index, times, *which):
-                pictures.append(self.transform(self.inputs.picture(index)))
-        return torch.stack(pictures)
+            with fork_rng(self.seed, "augment", self.role, index, times, *stream):
+                images.append(self.transform(self.inputs.image(index)))
+        return torch.stack(images)

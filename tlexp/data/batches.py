@@ -1,6 +1,6 @@
-"""Which examples make a batch: pure functions of (seed, epoch), shared out over processes without a remainder.
+"""Which examples make up a batch: pure functions of (seed, epoch), divided over processes without a remainder.
 
-A sampler yields a whole batch at a time, so a loader fetches it with one indexing operation.
+A sampler yields a whole batch at a time, so that a loader fetches it with one indexing operation.
 """
 
 import math
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
-from tlexp.streams import permutation
+from tlexp.rng import permutation
 
 Indices = NDArray[np.int64]
 
@@ -22,27 +22,39 @@ class Pick(NamedTuple):
 
     Attributes:
         indices: the examples, shape (local batch,).
-        share: what makes the average over processes of `share * mean loss` the mean over the whole batch, also
-            where the parts differ in size; 1 for a single process.
+        ddp_scale: the factor with which the average over processes of `ddp_scale * mean loss` is the mean over the
+            whole batch, also where the parts differ in size; 1 for a single process.
         times: how often each example came before, shape (local batch,): its augmentation depends on nothing else.
     """
 
     indices: Indices
-    share: float
+    ddp_scale: float
     times: Indices
 
 
 class Batch(NamedTuple):
-    """Inputs, a tensor (batch, ...) or several by name, labels (batch,), the share of `Pick`, perhaps a second view."""
+    """A process's part of one batch, as the loader yields it.
+
+    Attributes:
+        inputs: a tensor (batch, ...), or several by name.
+        labels: (batch,).
+        ddp_scale: as in `Pick`.
+        second_view: another augmented view of the inputs, where a term asks for two.
+    """
 
     inputs: Tensor | dict[str, Tensor]
     labels: Tensor
-    share: float
-    second: Tensor | None = None
+    ddp_scale: float
+    second_view: Tensor | None = None
+
+
+def steps_per_epoch(n: int, batch_size: int) -> int:
+    """Returns the number of batches of one pass over the target's `n` training examples."""
+    return math.ceil(n / batch_size)
 
 
 class ArrayDataset(Dataset[Batch]):
-    """Examples as the backbone takes them: what gives inputs by their indices, and labels (n,)."""
+    """Examples as the backbone takes them: an object that maps indices to inputs, and labels (n,)."""
 
     def __init__(self, inputs: Any, labels: Tensor) -> None:
         self.inputs = inputs
@@ -52,7 +64,7 @@ class ArrayDataset(Dataset[Batch]):
         return len(self.labels)
 
     def __getitem__(self, pick: Pick) -> Batch:
-        return Batch(self.inputs[pick.indices], self.labels[pick.indices], pick.share)
+        return Batch(self.inputs[pick.indices], self.labels[pick.indices], pick.ddp_scale)
 
 
 def _part(batch: Indices, times: Indices, rank: int, world: int) -> Pick:
@@ -64,13 +76,13 @@ def ordered(n: int, balance: Indices | None, seed: int, name: str, number: int) 
     """Returns the order of the examples in pass `number` over the data, and how often each came before.
 
     Args:
-        n: how many examples a pass has.
+        n: the number of examples of a pass.
         balance: the labels of all examples, shape (n,): every class comes equally often, up to one example. Each class
-            has a stream of its own without end, reshuffled at each wrap, so that a rare class is repeated and of a
-            frequent one other examples come in each pass; None for every example once.
+            has an endless stream of its own, reshuffled at each wrap, so that a rare class is repeated while a frequent
+            one contributes other examples in each pass; None for every example once.
         seed: of the named stream.
         name: of the stream.
-        number: which pass.
+        number: of the pass.
     """
     if balance is None:
         return permutation(n, seed, name, number), np.full(n, number)
@@ -79,10 +91,11 @@ def ordered(n: int, balance: Indices | None, seed: int, name: str, number: int) 
     chosen, times = [], []
     for label in classes:
         members = np.flatnonzero(balance == label)
-        places = np.arange(number * quota, (number + 1) * quota)
-        wraps = places // len(members)
+        positions = np.arange(number * quota, (number + 1) * quota)
+        wraps = positions // len(members)
         orders = {wrap: permutation(len(members), seed, name, label, wrap) for wrap in np.unique(wraps)}
-        chosen.append(members[[orders[wrap][place % len(members)] for wrap, place in zip(wraps, places, strict=True)]])
+        pairs = zip(wraps, positions, strict=True)
+        chosen.append(members[[orders[wrap][position % len(members)] for wrap, position in pairs]])
         times.append(wraps)
     mixed = permutation(quota * len(classes), seed, name, "mixed", number)[:n]
     return np.concatenate(chosen)[mixed], np.concatenate(times)[mixed]
@@ -91,7 +104,7 @@ def ordered(n: int, balance: Indices | None, seed: int, name: str, number: int) 
 class ShuffledBatches(Sampler[Pick]):
     """The target's training batches: as many examples as there are in each epoch, in batches of at most `batch_size`.
 
-    The batches of an epoch are as equal as they can be, so that no small last one is drawn (17 examples in
+    The batches of an epoch are as equal as they can be, so that there is no small last one (17 examples in
     batches of 8 are 6 + 6 + 5), and each step weighs about as much as any other. Each example comes once, unless
     `balance` holds the labels: see `ordered`.
     """
@@ -103,7 +116,7 @@ class ShuffledBatches(Sampler[Pick]):
         self.rank, self.world, self.epoch = rank, world, 0
 
     def __len__(self) -> int:
-        return math.ceil(self.n / self.batch_size)
+        return steps_per_epoch(self.n, self.batch_size)
 
     def set_epoch(self, epoch: int) -> None:
         """Called by Lightning before each epoch."""
@@ -116,7 +129,7 @@ class ShuffledBatches(Sampler[Pick]):
 
 
 class CycledBatches(Sampler[Pick]):
-    """Another role's training batches: one for each of the target's, from a stream without end.
+    """Another role's training batches: one for each of the target's, from an endless stream.
 
     The stream is the data over and over, reshuffled at each wrap; epoch e continues where e - 1 stopped.
     """

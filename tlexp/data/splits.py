@@ -7,11 +7,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tlexp.errors import UsageError
-from tlexp.streams import permutation
+from tlexp.rng import permutation
 
 Indices = NDArray[np.int64]
-ORDERS, NEAR = 16, 0.005  # orders of groups that are tried, until one is this near to what is wanted
-VAL_EVERY = 5  # of five labelled examples of a class the second validates, so that a single one trains
+ORDERS, NEAR = 16, 0.005  # orders of groups to try until one is this close to the wanted counts
+VAL_EVERY = 5  # of five labelled examples of a class the second validates, so that a single label trains
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Split:
     Attributes:
         train: indices the weights are fitted on.
         val: indices that choose the checkpoint.
-        test: indices read once, at the end.
+        test: indices used once, at the end.
     """
 
     train: Indices
@@ -42,41 +42,41 @@ def split(
 ) -> Split:
     """Splits a domain class by class.
 
-    The test split depends on `split_seed` alone. What is left of a class is put into one order for each `draw`, of
-    which a budget buys the first labels and one in five, the second, validates; so the training and the
-    validation examples of 5 shots are all among those of 10, and these among those of 25. With `val="large"` the
-    budget buys training examples only and one in five of all that is left validates: an optimistic choice, since
-    it spends labels that the budget does not have.
+    The test split depends on `split_seed` alone. The rest of a class is put into one order for each `draw`; a budget
+    takes the first labels of it, of which every fifth, starting with the second, validates. So budgets are nested: the
+    training and validation examples of 5 shots are all among those of 10, and these among those of 25. With
+    `val="large"` the budget pays for training examples only and a fifth of all that is left validates: an optimistic
+    choice of the checkpoint, since it uses labels that the budget does not have.
 
-    Splits that the data set brings along are kept: a given test split is the test split, and a given validation split
-    validates unless a budget is to pay for validation too. What is missing is cut from the training split.
+    Splits that the data set comes with are kept: a given test split is the test split, and a given validation split
+    validates unless a budget has to pay for validation too. Missing splits are taken from the training split.
 
-    Where there are groups, whole groups are held out and whole groups validate, so that the shares of the classes are
-    met as nearly as the groups allow; which groups validate does not depend on the budget.
+    Where there are groups, whole groups are held out and whole groups validate, so that the class proportions are met
+    as closely as the groups allow; which groups validate does not depend on the budget.
 
     Args:
         labels: int64 of shape (n,).
-        split_seed: the chance of all splits of this run.
-        test_fraction: share of each class held out for the test.
-        shots: labels a class; None for no limit.
-        fraction: share of the labels outside the test, at least one a class; None for no limit.
-        draw: which of the nested label subsets is bought.
+        split_seed: seed of all splits of the run.
+        test_fraction: fraction of each class that is held out for the test.
+        shots: labels per class; None for no limit.
+        fraction: fraction of the labels outside the test, at least one per class; None for no limit.
+        draw: which of the nested label subsets is taken.
         val: `in_budget` or `large`.
-        given: indices by part, `train` among them; None or empty where the data set has no splits of its own.
+        given: indices by split, `train` among them; None or empty where the data set has no splits of its own.
         groups: int64 of shape (n,), equal for examples that no two splits may share; None where there are none.
 
     Raises:
-        UsageError: where a class has fewer labels than the budget buys.
+        UsageError: where a class has fewer labels than the budget asks for.
     """
     given = given or {"train": np.arange(len(labels))}
-    parts: dict[str, list[Indices]] = {"train": [], "val": [], "test": [given.get("test", labels[:0])]}
+    splits: dict[str, list[Indices]] = {"train": [], "val": [], "test": [given.get("test", labels[:0])]}
     validated = "val" in given and (val == "large" or (shots is None and fraction is None))
     if validated:
-        parts["val"].append(given["val"])
+        splits["val"].append(given["val"])
     pool = given["train"]
     if "test" not in given and groups is not None:
         held_out = _whole_groups(labels, groups, pool, test_fraction, split_seed, "test")
-        parts["test"].append(pool[held_out])
+        splits["test"].append(pool[held_out])
         pool = pool[~held_out]
     validating = np.zeros(len(labels), bool)
     if groups is not None and not validated:
@@ -86,27 +86,27 @@ def split(
         if "test" not in given and groups is None:
             members = members[permutation(len(members), split_seed, "test", label)]
             held = max(1, round(test_fraction * len(members)))
-            parts["test"].append(members[:held])
+            splits["test"].append(members[:held])
             members = members[held:]
         members = members[permutation(len(members), split_seed, "budget", draw, label)]
         if validated:
             validates = np.zeros(len(members), bool)
         else:
             validates = validating[members] if groups is not None else _second_of_five(len(members))
-        there = int((~validates).sum()) if val == "large" else len(members)
-        if shots is not None and shots > there:
-            beside = "outside the test split" + (" and validation" if val == "large" else "")
-            rule = f"a class has only {there} labels {beside}; use fewer, or null for all"
-            raise UsageError(f"data.shots={shots}: {rule}")
-        bought = _budget(len(members), shots, fraction)
-        # Of what is bought, as many validate as a budget of that size can spare.
-        spent = int(_second_of_five(bought).sum()) if not validated and val == "in_budget" else 0
-        all_of_it = bought == len(members) and val == "in_budget"
-        parts["val"].append(members[validates] if val == "large" or all_of_it else members[validates][:spent])
-        parts["train"].append(members[~validates] if all_of_it else members[~validates][: bought - spent])
-        if shots is not None and groups is not None and not all_of_it:
-            _check_bought(label, shots, bought - spent, parts["train"][-1], spent, parts["val"][-1])
-    return Split(**{name: np.sort(np.concatenate(chosen)) for name, chosen in parts.items()})
+        available = int((~validates).sum()) if val == "large" else len(members)
+        if shots is not None and shots > available:
+            outside = "outside the test split" + (" and validation" if val == "large" else "")
+            remedy = f"a class has only {available} labels {outside}; use fewer, or null for all"
+            raise UsageError(f"data.shots={shots}: {remedy}")
+        budget = _budget(len(members), shots, fraction)
+        # Of the budget as many labels validate as a budget of that size can spare.
+        n_val = int(_second_of_five(budget).sum()) if not validated and val == "in_budget" else 0
+        unlimited = budget == len(members) and val == "in_budget"
+        splits["val"].append(members[validates] if val == "large" or unlimited else members[validates][:n_val])
+        splits["train"].append(members[~validates] if unlimited else members[~validates][: budget - n_val])
+        if shots is not None and groups is not None and not unlimited:
+            _check_budget(label, shots, budget - n_val, splits["train"][-1], n_val, splits["val"][-1])
+    return Split(**{name: np.sort(np.concatenate(chosen)) for name, chosen in splits.items()})
 
 
 def _second_of_five(n: int) -> NDArray[np.bool_]:
@@ -122,11 +122,11 @@ def _budget(available: int, shots: int | None, fraction: float | None) -> int:
     return available
 
 
-def _check_bought(label: int, shots: int, train: int, trains: Indices, val: int, validates: Indices) -> None:
+def _check_budget(label: int, shots: int, train: int, trains: Indices, val: int, validates: Indices) -> None:
     if len(trains) < train or (len(validates) < val):
         have = f"{len(trains)} to train on and {len(validates)} to validate with"
-        rule = f"groups stay whole, which leaves class number {label} with {have} where {train} and {val} are bought"
-        raise UsageError(f"data.shots={shots}: {rule}; use fewer, or another split_seed or data.draw")
+        reason = f"groups stay whole, which leaves class number {label} with {have} where {train} and {val} are needed"
+        raise UsageError(f"data.shots={shots}: {reason}; use fewer, or another split_seed or data.draw")
 
 
 def _whole_groups(
@@ -134,8 +134,8 @@ def _whole_groups(
 ) -> NDArray[np.bool_]:
     """Returns which of `pool` are in groups that together hold about `fraction` of each class.
 
-    Groups come in an order by chance, and each is taken where that brings the counts of the classes nearer to what
-    is wanted; of several orders the one that comes nearest counts. One group at least is taken, and one is left.
+    Groups come in a random order, and each is taken where that brings the class counts closer to the wanted ones; of
+    several orders the closest result counts. At least one group is taken, and at least one is left.
     """
     members, which = np.unique(groups[pool], return_inverse=True)
     counts = np.zeros((len(members), int(labels.max()) + 1))

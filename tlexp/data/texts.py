@@ -1,4 +1,4 @@
-"""Texts and the tokens a text encoder takes of them."""
+"""Texts, and their token ids as a text encoder takes them."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -7,15 +7,16 @@ import torch
 from torch import Tensor
 
 from tlexp.backbones.base import TextSpec
-from tlexp.cache import Cache, digest
+from tlexp.data.cache import Cache
 from tlexp.data.samples import Indices
+from tlexp.fingerprint import digest
 
 
-class TokenTable:
-    """Texts as token ids, padded when they are taken: a batch is as wide as its own longest text.
+class TokenStore:
+    """Texts as token ids, padded batch by batch to the longest text of the batch.
 
     Attributes:
-        truncated: the number of texts that were longer than the encoder takes.
+        truncated: the number of texts that were longer than the encoder's maximum length.
         key: changes where any of the texts or the tokenizer does.
     """
 
@@ -29,9 +30,9 @@ class TokenTable:
             return {"ids": flat, "ends": ends, "truncated": torch.tensor(truncated)}
 
         self.key = digest(spec.fingerprint(), *texts)
-        kept = tokens() if cache is None else cache.tensors("tokens", self.key, tokens)
-        self.ids, self.ends = kept["ids"], kept["ends"].tolist()
-        self.truncated = int(kept["truncated"])
+        stored = tokens() if cache is None else cache.tensors("tokens", self.key, tokens)
+        self.ids, self.ends = stored["ids"], stored["ends"].tolist()
+        self.truncated = int(stored["truncated"])
         self.spec = spec
 
     def __len__(self) -> int:
@@ -47,10 +48,10 @@ class TokenTable:
 
 @dataclass(frozen=True)
 class Texts:
-    """Texts in memory, and what people know each by; nothing where they are known by their number."""
+    """Texts in memory, with the location of each; without locations they are known by their row."""
 
     texts: tuple[str, ...]
-    names: tuple[str, ...] = ()
+    locations: tuple[str, ...] = ()
 
     kind: ClassVar[str] = "texts"
 
@@ -59,17 +60,17 @@ class Texts:
 
     def take(self, indices: Indices) -> "Texts":
         """Returns some of them."""
-        names = tuple(self.names[index] for index in indices) if self.names else ()
-        return Texts(tuple(self.texts[index] for index in indices), names)
+        locations = tuple(self.locations[index] for index in indices) if self.locations else ()
+        return Texts(tuple(self.texts[index] for index in indices), locations)
 
-    def where(self, index: int) -> str:
+    def location(self, index: int) -> str:
         """Returns its file and row, counted from 1."""
-        return self.names[index] if self.names else f"row {index + 1}"
+        return self.locations[index] if self.locations else f"row {index + 1}"
 
-    def identities(self) -> list[str]:
+    def stable_ids(self) -> list[str]:
         """Returns the texts themselves."""
         return list(self.texts)
 
-    def prepared(self, spec: TextSpec, cache: Cache | None = None, whole: bool = False) -> TokenTable:
+    def materialize(self, spec: TextSpec, cache: Cache | None = None, keep_margins: bool = False) -> TokenStore:
         """Tokenises each of them once."""
-        return TokenTable(self.texts, spec, cache)
+        return TokenStore(self.texts, spec, cache)

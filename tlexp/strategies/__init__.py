@@ -1,1 +1,1 @@
-"""What may move, when and how fast: a file for each way of transferring."""
+"""Strategies: which stages train, when and how fast; a file for each way of transferring."""

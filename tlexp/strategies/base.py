@@ -1,35 +1,33 @@
 """The contract of a strategy."""
 
 from collections.abc import Set
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import nn
 
 from tlexp.backbones.base import Stage
-from tlexp.model import TransferModel
-
-if TYPE_CHECKING:
-    from tlexp.data.pair import TransferData
-    from tlexp.task import TransferTask
+from tlexp.data.datamodule import TransferDataModule
+from tlexp.models.transfer_model import TransferModel
+from tlexp.objective.joint import Objective
 
 
 class Strategy(nn.Module):
-    """Says which stages move and at what rate. A module, so that what it remembers is in the checkpoint.
+    """Decides which stages train and at what rate. A module, so that its state is in the checkpoint.
 
     Args:
         name: the option's name, for messages and records.
 
     Attributes:
-        moves_backbone: whether any of its stages ever moves.
+        trains_backbone: whether any stage of the backbone ever trains.
     """
 
-    moves_backbone = True
+    trains_backbone = True
 
     def __init__(self, name: str) -> None:
         super().__init__()
         self.name = name
 
-    def prepare(self, model: TransferModel, data: "TransferData") -> None:
+    def prepare(self, model: TransferModel) -> None:
         """Edits the model once, before the optimizer exists.
 
         Raises:
@@ -37,20 +35,32 @@ class Strategy(nn.Module):
         """
 
     def trainable(self, epoch: int) -> Set[str]:
-        """Returns the names of the stages that move in an epoch: a pure function, so a resumed run agrees."""
+        """Returns the names of the stages that train in an epoch: a pure function, so that a resumed run agrees."""
         raise NotImplementedError
 
     def lr_scale(self, stage: Stage) -> float:
-        """Returns what the base rate is multiplied by for a stage's parameters."""
+        """Returns the factor of the base learning rate for a stage's parameters."""
         return 1.0
 
-    def start(self, task: "TransferTask", data: "TransferData") -> None:
-        """Changes the model once before the first step, all data being there; a run that goes on has it already."""
+    def check(self, objective: Objective, terms: Set[str], balanced: bool) -> None:
+        """Checks that the strategy can optimize the objective.
 
-    def found(self) -> dict[str, float]:
-        """Returns what the strategy chose by itself, for the record."""
+        Args:
+            objective: of the run.
+            terms: names of its terms.
+            balanced: whether training batches have every class equally often.
+
+        Raises:
+            UsageError: where it cannot.
+        """
+
+    def on_fit_start(self, model: TransferModel, objective: Objective, data: TransferDataModule) -> None:
+        """Changes the model once before the first step, with the data at hand; a resumed run has it already."""
+
+    def selected(self) -> dict[str, float]:
+        """Returns the values that the strategy chose by itself, for the record."""
         return {}
 
-    def carried(self) -> dict[str, Any]:
-        """Returns plain values that a checkpoint must bring along for its weights to be understood."""
+    def checkpoint_metadata(self) -> dict[str, Any]:
+        """Returns plain values that a checkpoint needs for its weights to be understood."""
         return {}

@@ -1,14 +1,10 @@
 """BitFit: the biases and the heads."""
 
 from collections.abc import Set
-from typing import TYPE_CHECKING
 
 from tlexp.errors import UsageError
-from tlexp.model import TransferModel
+from tlexp.models.transfer_model import TransferModel
 from tlexp.strategies.base import Strategy
-
-if TYPE_CHECKING:
-    from tlexp.data.pair import TransferData
 
 
 class BitFit(Strategy):
@@ -24,16 +20,16 @@ class BitFit(Strategy):
         UsageError: in `prepare`, for a backbone without biases.
     """
 
-    def prepare(self, model: TransferModel, data: "TransferData") -> None:
-        """Parts each stage into its weights, which stay, and its biases, which set its mode."""
-        before = model.backbone_stages
-        biases = {name for stage in before for name in stage.parameters if name.endswith("bias")}
+    def prepare(self, model: TransferModel) -> None:
+        """Splits each stage into its weights, which stay frozen, and its biases, which set its mode."""
+        stages = model.backbone_stages
+        biases = {name for stage in stages for name in stage.parameters if name.endswith("bias")}
         if not biases:
             raise UsageError(f"strategy={self.name}: the backbone has no parameter whose name ends in bias")
-        model.regroup([part for stage in before for part in stage.parted(biases, "bias")])
-        self._moving = {stage.name for stage in model.stages if biases & set(stage.parameters)}
-        self._moving |= {stage.name for stage in model.head_stages}
+        model.regroup([part for stage in stages for part in stage.split(biases, "bias")])
+        self._trained = {stage.name for stage in model.stages if biases & set(stage.parameters)}
+        self._trained |= {stage.name for stage in model.head_stages}
 
     def trainable(self, epoch: int) -> Set[str]:
         """The biases and the heads, in every epoch."""
-        return self._moving
+        return self._trained

@@ -1,15 +1,11 @@
 """Fine-tuning: the whole network or all above a frozen prefix, the backbone at its own rate."""
 
 from collections.abc import Set
-from typing import TYPE_CHECKING
 
 from tlexp.backbones.base import Stage
 from tlexp.errors import UsageError
-from tlexp.model import TransferModel
+from tlexp.models.transfer_model import TransferModel
 from tlexp.strategies.base import Strategy
-
-if TYPE_CHECKING:
-    from tlexp.data.pair import TransferData
 
 
 class Finetune(Strategy):
@@ -30,23 +26,23 @@ class Finetune(Strategy):
     def __init__(self, name: str, backbone_lr_mult: float = 1.0, freeze_until: str | None = None) -> None:
         super().__init__(name)
         if not 0 < backbone_lr_mult < float("inf"):
-            rule = "must be a finite number above 0; to freeze the backbone use strategy=linear_probe"
-            raise UsageError(f"strategy.backbone_lr_mult={backbone_lr_mult}: {rule}")
+            remedy = "must be a finite number above 0; to freeze the backbone use strategy=linear_probe"
+            raise UsageError(f"strategy.backbone_lr_mult={backbone_lr_mult}: {remedy}")
         self.backbone_lr_mult = backbone_lr_mult
         self.freeze_until = freeze_until
 
-    def prepare(self, model: TransferModel, data: "TransferData") -> None:
+    def prepare(self, model: TransferModel) -> None:
         """Resolves the frozen prefix into stage names."""
         self._backbone = [stage.name for stage in model.backbone_stages]
         if self.freeze_until is not None and self.freeze_until not in self._backbone:
-            rule = f"the stages of this backbone are {', '.join(self._backbone)}"
-            raise UsageError(f"strategy.freeze_until={self.freeze_until}: {rule}")
+            remedy = f"the stages of this backbone are {', '.join(self._backbone)}"
+            raise UsageError(f"strategy.freeze_until={self.freeze_until}: {remedy}")
         frozen = 0 if self.freeze_until is None else self._backbone.index(self.freeze_until) + 1
-        self._moving = {stage.name for stage in model.stages[frozen:]}
+        self._trained = {stage.name for stage in model.stages[frozen:]}
 
     def trainable(self, epoch: int) -> Set[str]:
         """The same stages in every epoch."""
-        return self._moving
+        return self._trained
 
     def lr_scale(self, stage: Stage) -> float:
         """`backbone_lr_mult` inside the backbone, 1 for heads."""

@@ -1,25 +1,21 @@
 """Gradual unfreezing: the head first, then one stage after the other from the top."""
 
 from collections.abc import Set
-from typing import TYPE_CHECKING
 
 from tlexp.errors import UsageError
-from tlexp.model import TransferModel
+from tlexp.models.transfer_model import TransferModel
 from tlexp.strategies.layer_decay import LayerDecay
-
-if TYPE_CHECKING:
-    from tlexp.data.pair import TransferData
 
 
 class GradualUnfreezing(LayerDecay):
-    """Lets one more stage move every `epochs_per_stage` epochs, from the head down (Howard and Ruder 2018).
+    """Lets one more stage train every `epochs_per_stage` epochs, from the head down (Howard and Ruder 2018).
 
-    In epoch e, counted from 0, the heads and the floor(e / epochs_per_stage) highest stages move. Frozen stages are in
+    In epoch e, counted from 0, the heads and the floor(e / epochs_per_stage) highest stages train. Frozen stages are in
     eval mode, and a stage's optimizer state begins when it does.
 
     Args:
         name: the option's name.
-        epochs_per_stage: epochs between two stages; 0 lets everything move at once.
+        epochs_per_stage: epochs between two stages; 0 lets everything train at once.
         decay: the rate of a stage over that of the next one, in (0, 1].
 
     Raises:
@@ -34,14 +30,14 @@ class GradualUnfreezing(LayerDecay):
             raise UsageError("strategy.decay=0: would leave nothing to unfreeze; use strategy=linear_probe")
         self.epochs_per_stage = epochs_per_stage
 
-    def prepare(self, model: TransferModel, data: "TransferData") -> None:
+    def prepare(self, model: TransferModel) -> None:
         """Notes the order of the stages."""
-        super().prepare(model, data)
+        super().prepare(model)
         self._heads = {stage.name for stage in model.head_stages}
 
     def trainable(self, epoch: int) -> Set[str]:
         """The heads and as many of the highest stages as epochs have gone by."""
         if self.epochs_per_stage == 0:
-            return self._moving
+            return self._trained
         reached = epoch // self.epochs_per_stage
-        return self._heads | {name for name, below in self._below.items() if below <= reached}
+        return self._heads | {name for name, depth in self._depth.items() if depth <= reached}

@@ -1,14 +1,10 @@
 """A frozen representation under trained output layers."""
 
 from collections.abc import Set
-from typing import TYPE_CHECKING
 
 from tlexp.errors import UsageError
-from tlexp.model import HEAD, TransferModel
+from tlexp.models.transfer_model import HEAD, TransferModel
 from tlexp.strategies.base import Strategy
-
-if TYPE_CHECKING:
-    from tlexp.data.pair import TransferData
 
 
 class HeadsOnly(Strategy):
@@ -22,7 +18,7 @@ class HeadsOnly(Strategy):
         UsageError: for another value of `heads`.
     """
 
-    moves_backbone = False
+    trains_backbone = False
 
     def __init__(self, name: str, heads: str = "target") -> None:
         super().__init__(name)
@@ -30,10 +26,10 @@ class HeadsOnly(Strategy):
             raise UsageError(f"strategy.heads={heads}: choose one of target, all")
         self.heads = heads
 
-    def prepare(self, model: TransferModel, data: "TransferData") -> None:
+    def prepare(self, model: TransferModel) -> None:
         """Notes which heads there are."""
-        self._moving = {HEAD} if self.heads == "target" else {stage.name for stage in model.head_stages}
+        self._trained = {HEAD} if self.heads == "target" else {stage.name for stage in model.head_stages}
 
     def trainable(self, epoch: int) -> Set[str]:
         """The same heads in every epoch."""
-        return self._moving
+        return self._trained

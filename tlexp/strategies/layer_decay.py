@@ -1,15 +1,11 @@
 """Discriminative rates: the lower a stage, the slower it moves."""
 
 from collections.abc import Set
-from typing import TYPE_CHECKING
 
 from tlexp.backbones.base import Stage
 from tlexp.errors import UsageError
-from tlexp.model import TransferModel
+from tlexp.models.transfer_model import TransferModel
 from tlexp.strategies.base import Strategy
-
-if TYPE_CHECKING:
-    from tlexp.data.pair import TransferData
 
 
 class LayerDecay(Strategy):
@@ -32,16 +28,16 @@ class LayerDecay(Strategy):
             raise UsageError(f"strategy.decay={decay}: must lie in [0, 1]")
         self.decay = decay
 
-    def prepare(self, model: TransferModel, data: "TransferData") -> None:
+    def prepare(self, model: TransferModel) -> None:
         """Notes the order of the stages."""
         stages = model.stages if self.decay else model.head_stages
-        self._moving = {stage.name for stage in stages}
-        self._below = {stage.name: place for place, stage in enumerate(reversed(model.backbone_stages), 1)}
+        self._trained = {stage.name for stage in stages}
+        self._depth = {stage.name: depth for depth, stage in enumerate(reversed(model.backbone_stages), 1)}
 
     def trainable(self, epoch: int) -> Set[str]:
         """The same stages in every epoch."""
-        return self._moving
+        return self._trained
 
     def lr_scale(self, stage: Stage) -> float:
         """`decay` to the power of a stage's distance from the head."""
-        return float(self.decay ** self._below.get(stage.name, 0))
+        return float(self.decay ** self._depth.get(stage.name, 0))

@@ -1,14 +1,10 @@
 """Linear probing, then fine-tuning."""
 
 from collections.abc import Set
-from typing import TYPE_CHECKING
 
 from tlexp.errors import UsageError
-from tlexp.model import TransferModel
+from tlexp.models.transfer_model import TransferModel
 from tlexp.strategies.finetune import Finetune
-
-if TYPE_CHECKING:
-    from tlexp.data.pair import TransferData
 
 
 class ProbeThenFinetune(Finetune):
@@ -35,11 +31,11 @@ class ProbeThenFinetune(Finetune):
             raise UsageError(f"strategy.probe_epochs={probe_epochs}: must be a number of epochs, or 0")
         self.probe_epochs = probe_epochs
 
-    def prepare(self, model: TransferModel, data: "TransferData") -> None:
+    def prepare(self, model: TransferModel) -> None:
         """Resolves the frozen prefix and the heads into stage names."""
-        super().prepare(model, data)
+        super().prepare(model)
         self._heads = {stage.name for stage in model.head_stages}
 
     def trainable(self, epoch: int) -> Set[str]:
         """The heads, and from `probe_epochs` on the rest."""
-        return self._heads if epoch < self.probe_epochs else self._moving
+        return self._heads if epoch < self.probe_epochs else self._trained

@@ -3,25 +3,22 @@
 import copy
 import json
 from collections.abc import Mapping, Sequence, Set
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor, nn
 
 from tlexp.backbones.base import Stage, group_stages
 from tlexp.backbones.weights import load_backbone
 from tlexp.errors import UsageError
-from tlexp.model import TransferModel
+from tlexp.models.transfer_model import TransferModel
 from tlexp.strategies.base import Strategy
-
-if TYPE_CHECKING:
-    from tlexp.data.pair import TransferData
 
 # What attention's queries and values are called, BERT first; timm and Swin have one layer for all three.
 ATTENTION = (("query", "value"), ("q_lin", "v_lin"), ("query_proj", "value_proj"), ("q_proj", "v_proj"), ("qkv",))
 
 
 class Peft(Strategy):
-    """Trains adapters and the heads; the backbone's own weights stay to the bit (LoRA: Hu et al. 2022).
+    """Trains adapters and the heads; the backbone's own weights stay the same to the bit (LoRA: Hu et al. 2022).
 
     A layer W becomes W + (lora_alpha / r) B A with B = 0 at first, so that the network starts as what it was. A
     checkpoint of such a run starts another one with its adapters merged into the weights.
@@ -39,15 +36,15 @@ class Peft(Strategy):
         super().__init__(name)
         self.adapter, self.targets = adapter, targets
 
-    def prepare(self, model: TransferModel, data: "TransferData") -> None:
-        """Injects the adapters and parts each stage into its weights, which stay, and its adapters."""
+    def prepare(self, model: TransferModel) -> None:
+        """Injects the adapters and splits each stage into its weights, which stay frozen, and its adapters."""
         backbone = model.backbone
         self.adapter.target_modules = self._targets(backbone)
-        stages, own = injected(backbone, backbone.stages(), self.adapter, self.name)
-        adapters = {f"backbone.{name}" for name in own}
-        model.regroup([part for stage in stages for part in stage.inside("backbone.").parted(adapters, "adapter")])
-        self._moving = {stage.name for stage in model.stages if adapters & set(stage.parameters)}
-        self._moving |= {stage.name for stage in model.head_stages}
+        stages, names = inject_adapters(backbone, backbone.stages(), self.adapter, self.name)
+        adapters = {f"backbone.{name}" for name in names}
+        model.regroup([part for stage in stages for part in stage.inside("backbone.").split(adapters, "adapter")])
+        self._trained = {stage.name for stage in model.stages if adapters & set(stage.parameters)}
+        self._trained |= {stage.name for stage in model.head_stages}
 
     def _targets(self, backbone: nn.Module) -> list[str]:
         if self.targets != "auto":
@@ -58,19 +55,19 @@ class Peft(Strategy):
                 return list(family)
         looked = " or ".join("+".join(family) for family in ATTENTION)
         names = ", ".join(sorted(name for name in last if name and not name.isdigit())[:8]) or "none with a name"
-        rule = f"looked for linear layers called {looked}; this backbone's linear layers: {names}"
-        raise UsageError(f"strategy={self.name}: {rule}; name layers by strategy.targets=[...]")
+        remedy = f"looked for linear layers called {looked}; this backbone's linear layers: {names}"
+        raise UsageError(f"strategy={self.name}: {remedy}; name layers by strategy.targets=[...]")
 
     def trainable(self, epoch: int) -> Set[str]:
         """The adapters and the heads, in every epoch."""
-        return self._moving
+        return self._trained
 
-    def carried(self) -> dict[str, Any]:
-        """Returns what the adapters in the checkpoint are."""
+    def checkpoint_metadata(self) -> dict[str, Any]:
+        """Returns the configuration of the adapters in the checkpoint."""
         return {"adapters": plain(self.adapter)}
 
 
-def injected(backbone: nn.Module, stages: list[Stage], adapter: Any, name: str) -> tuple[list[Stage], set[str]]:
+def inject_adapters(backbone: nn.Module, stages: list[Stage], adapter: Any, name: str) -> tuple[list[Stage], set[str]]:
     """Injects adapters; returns the stages under the names that tensors now have, and the names of the adapters.
 
     Args:
@@ -94,19 +91,19 @@ def injected(backbone: nn.Module, stages: list[Stage], adapter: Any, name: str) 
     after = _tensors(backbone)
     known = {n: stage_of_tensor[id(tensor)] for n, tensor in after.items() if id(tensor) in stage_of_tensor}
     stage_of = {n: known.get(n) or _nearest(n, known) for n in after}
-    own = {n for n, parameter in backbone.named_parameters() if parameter.requires_grad}  # adapters, perhaps biases
-    if not own:
+    adapters = {n for n, parameter in backbone.named_parameters() if parameter.requires_grad}  # perhaps biases too
+    if not adapters:
         raise UsageError(f"strategy={name}: {type(adapter).__name__} adds nothing that trains to this backbone")
-    return group_stages(backbone, stage_of, [stage.name for stage in stages]), own
+    return group_stages(backbone, stage_of, [stage.name for stage in stages]), adapters
 
 
-def merged(backbone: nn.Module, state: Mapping[str, Tensor], adapters: Mapping[str, Any]) -> dict[str, Tensor]:
+def merge_adapters(backbone: nn.Module, state: Mapping[str, Tensor], adapters: Mapping[str, Any]) -> dict[str, Tensor]:
     """Returns the tensors of a checkpoint with its adapters merged into the weights, under a backbone's own names.
 
     Args:
         backbone: without adapters; it is left as it is.
         state: the checkpoint's tensors.
-        adapters: what its card says of them.
+        adapters: their configuration, from its metadata.
 
     Raises:
         UsageError: where they do not fit the backbone, or cannot be merged.
@@ -115,13 +112,13 @@ def merged(backbone: nn.Module, state: Mapping[str, Tensor], adapters: Mapping[s
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     changed: Any = copy.deepcopy(backbone)
-    injected(changed, changed.stages(), get_peft_config(dict(adapters)), "peft")
+    inject_adapters(changed, changed.stages(), get_peft_config(dict(adapters)), "peft")
     load_backbone(changed, state, "a checkpoint with adapters", allow_partial=False)
     try:
         for module in changed.modules():
             if isinstance(module, BaseTunerLayer):
                 module.merge()
-    except Exception as error:  # see above
+    except Exception as error:  # as above
         raise UsageError(f"init: the adapters of the checkpoint cannot be merged ({error})") from error
     tensors = {name.replace(".base_layer.", "."): tensor for name, tensor in changed.state_dict().items()}
     heads = {name: tensor for name, tensor in state.items() if ".heads." in name}
@@ -144,10 +141,10 @@ def _tensors(module: nn.Module) -> dict[str, Tensor]:
 
 def _nearest(name: str, known: Mapping[str, str]) -> str:
     """Returns the stage of the innermost module around a tensor in which there are others."""
-    place = name
-    while place:
-        place = place.rpartition(".")[0]
+    path = name
+    while path:
+        path = path.rpartition(".")[0]
         for other, stage in known.items():
-            if other.startswith(f"{place}." if place else ""):
+            if other.startswith(f"{path}." if path else ""):
                 return stage
     raise AssertionError("a backbone has tensors")

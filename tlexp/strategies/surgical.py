@@ -1,14 +1,10 @@
 """Surgical fine-tuning: one stage and the heads."""
 
 from collections.abc import Set
-from typing import TYPE_CHECKING
 
 from tlexp.errors import UsageError
-from tlexp.model import TransferModel
+from tlexp.models.transfer_model import TransferModel
 from tlexp.strategies.base import Strategy
-
-if TYPE_CHECKING:
-    from tlexp.data.pair import TransferData
 
 
 class Surgical(Strategy):
@@ -28,14 +24,14 @@ class Surgical(Strategy):
         super().__init__(name)
         self.stage = stage
 
-    def prepare(self, model: TransferModel, data: "TransferData") -> None:
+    def prepare(self, model: TransferModel) -> None:
         """Resolves the stage's name."""
         names = [stage.name for stage in model.backbone_stages]
         chosen = {"first": names[0], "last": names[-1]}.get(self.stage, self.stage)
         if chosen not in names:
             raise UsageError(f"strategy.stage={self.stage}: choose first, last or one of {', '.join(names)}")
-        self._moving = {chosen} | {stage.name for stage in model.head_stages}
+        self._trained = {chosen} | {stage.name for stage in model.head_stages}
 
     def trainable(self, epoch: int) -> Set[str]:
         """The same stages in every epoch."""
-        return self._moving
+        return self._trained

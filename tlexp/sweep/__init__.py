@@ -1,4 +1,4 @@
-"""From a grid or a search space to jobs that run once, under one parent run, with a comparison at the end."""
+"""From a grid or a search space to jobs that run once, under one MLflow run, with a comparison at the end."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -7,13 +7,13 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 if TYPE_CHECKING:
-    from tlexp.sweep.multirun import Outcome
+    from tlexp.sweep.jobs import Outcome
 
 
-def answer(
+def run_sweep(
     master: DictConfig, context: HydraContext, task: TaskFunction, params: dict[str, Any], arguments: Sequence[str]
 ) -> "dict[str, Outcome]":
-    """Answers a multirun: a grid, or a search where `sweep.trials` says how many trials.
+    """Runs a multirun: a grid, or a search where `sweep.trials` gives the number of trials.
 
     Args:
         master: the configuration of the multirun, Hydra's own part included.
@@ -24,11 +24,17 @@ def answer(
 
     Returns:
         How each job ended, by its key.
-    """
-    if master.sweep.trials is None:
-        from tlexp.sweep.multirun import Multirun
 
-        return Multirun(master, context, task).grid(params, arguments)
+    Raises:
+        UsageError: before any job, for a mistake in the sweep.
+        JobsFailedError: at the end, where jobs failed.
+    """
+    from tlexp.sweep.driver import SweepDriver
+    from tlexp.sweep.grid import Grid
+    from tlexp.sweep.points import Composer, parse_overrides
     from tlexp.sweep.search import Search
 
-    return Search(master, context, task).run(params, arguments)
+    spec = parse_overrides(context.config_loader, params, arguments)
+    composer = Composer(context.config_loader, master, spec)
+    proposer = Grid(composer) if master.sweep.trials is None else Search(composer)
+    return SweepDriver(master, context, task, composer).run(proposer)

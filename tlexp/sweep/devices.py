@@ -1,4 +1,4 @@
-"""A GPU for each of the processes that run a sweep's jobs side by side; left alone, all would take the first."""
+"""A GPU for each of the processes that run a sweep's jobs side by side; without it all would use the first."""
 
 import os
 import tempfile
@@ -6,26 +6,25 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from tlexp.cache import JOBS
-from tlexp.cli import SWEEP_PROCESS
+from tlexp.processes import CONCURRENT_JOBS, SWEEP_OWNER
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 _held: list[FileLock] = []  # for as long as this process lives
 
 
 def claim_device(count: int) -> None:
-    """Lets this process see one GPU alone, its own among the processes of a sweep; with one or none nothing changes.
+    """Restricts this process to one GPU, different from its siblings'; with one GPU or none nothing changes.
 
     Processes beyond the number of GPUs share them evenly.
 
     Args:
-        count: of the GPUs that this process sees.
+        count: number of GPUs that this process sees.
     """
     if _held or count < 2:
         return
     visible = os.environ.get(VISIBLE, ",".join(map(str, range(count)))).split(",")
-    for slot in range(int(os.environ[JOBS])):
-        lock = FileLock(Path(tempfile.gettempdir()) / f"tlexp-{os.environ[SWEEP_PROCESS]}-{slot}.lock")
+    for slot in range(int(os.environ[CONCURRENT_JOBS])):
+        lock = FileLock(Path(tempfile.gettempdir()) / f"tlexp-{os.environ[SWEEP_OWNER]}-{slot}.lock")
         try:
             lock.acquire(timeout=0)
         except Timeout:

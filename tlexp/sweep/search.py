@@ -1,17 +1,19 @@
-"""A search: Optuna suggests values, a trial is judged by validation, the study is on disk and goes on where it was."""
+"""A search: Optuna suggests values, validation scores a trial, and the study on disk makes it resumable."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hydra.core.override_parser.types import ChoiceSweep, Glob, IntervalSweep, RangeSweep
 from hydra.utils import instantiate
 
-from tlexp import tracking
-from tlexp.config import METRICS
+from tlexp.config.schema import Config
 from tlexp.errors import UsageError
-from tlexp.sweep.multirun import Multirun, Outcome, say
-from tlexp.sweep.points import Axis, Point, Question, combinations, parsed
+from tlexp.metric_names import higher_is_better
+from tlexp.sweep.jobs import Outcome, echo
+from tlexp.sweep.points import Axis, Composer, GridPoint, combinations
+from tlexp.tracking.mlflow_run import MLflowRun
 
 if TYPE_CHECKING:
     from optuna import Study
@@ -21,170 +23,150 @@ if TYPE_CHECKING:
 STUDY = "study.db"
 
 
-class Search(Multirun):
-    """Trials of which each is a value of every axis, run for every repetition that is asked for.
+class Search:
+    """Proposes trials: values of every axis, each run for all repetitions.
 
-    Seeds and draws are not searched: a trial's value is the mean over them of the best validation value that each job
-    reached, that of the checkpoint it kept. A trial with a job that diverges is a failed one; where a job fails for
-    another reason, or is stopped, nothing is told, so that the next start takes the trial up again.
+    Replicate axes (seeds, draws) are not searched: a trial's value is the mean over them of the best validation value
+    of each job, that of the checkpoint it kept. A trial with a job that diverged has failed; where a job fails for another
+    reason, or is stopped, the study learns nothing, so that the next start repeats the trial.
+
+    Raises:
+        UsageError: where there is no axis to search.
     """
 
-    def run(self, params: dict[str, Any], arguments: Sequence[str]) -> dict[str, Outcome]:
-        """Runs the trials that the study lacks.
-
-        Raises:
-            UsageError: where Optuna is not installed, or the study was begun with another space.
-            JobsFailed: at the end, where a job failed.
-        """
-        question = parsed(self.loader, params, arguments)
-        self.searched = [axis for axis in question.axes if not axis.repeats]
-        self.repetitions = combinations(axis for axis in question.axes if axis.repeats)
-        if not self.searched:
+    def __init__(self, composer: Composer) -> None:
+        self._composer = composer
+        axes = composer.spec.axes
+        self._searched = [axis for axis in axes if not axis.is_replicate]
+        self._repetitions = combinations(axis for axis in axes if axis.is_replicate)
+        if not self._searched:
             raise UsageError("sweep.trials: there is nothing to search; give an axis, such as 'lr=interval(0.001,0.1)'")
-        with self.under_way(question) as parent:
-            study = self.study()
-            points = self.told_before(question, study, parent)
-            self.write(question, points, parent)
-            for batch in self.batches(study):
-                asked = {trial.number: self.points_of(question, trial.params) for trial in batch}
-                points += [each for trial in asked.values() for each in trial]
-                self.write(question, points, parent)  # a kill leaves what can be compared
-                self.evaluate([each for trial in asked.values() for each in trial], parent)
-                for trial in batch:
-                    self.tell(study, trial, asked[trial.number])
-                if self.config.sweep.fail_fast and any(outcome.error for outcome in self.outcomes.values()):
-                    break
-            self.conclude(question, points, parent)
-            self.record_search(study, parent)
-        self.judge(points)
-        return self.outcomes
+        self._batch: dict[int, tuple[Trial | FrozenTrial, list[GridPoint]]] = {}
+        self._exhausted = False
 
-    # The study -------------------------------------------------------------------------------------------------
-
-    def study(self) -> "Study":
-        """Returns the study of this sweep's folder, made where there is none.
+    def open(self, folder: Path, config: Config, concurrent: int) -> list[GridPoint]:
+        """Opens the study of the sweep's folder; returns the grid points of the trials that have ended.
 
         Raises:
-            UsageError: where Optuna is not installed, or the study was begun with another space.
+            UsageError: where Optuna is not installed, or the study has another search space.
         """
         try:
             import optuna
         except ImportError:
             raise UsageError("sweep.trials: needs the package optuna; pip install 'tlexp[tune]'") from None
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        self.space = {axis.name: distribution(axis) for axis in self.searched}
-        more = METRICS[self.config.monitor.rsplit("/", 1)[-1]]
+        self._config, self._concurrent = config, concurrent
+        self._space = {axis.name: distribution(axis) for axis in self._searched}
+        self._study = self._open_study(folder)
+        return [point for trial in self._ended_trials() for point in self._points(trial.params)]
+
+    def _open_study(self, folder: Path) -> "Study":
+        import optuna
+
         study = optuna.create_study(
-            storage=f"sqlite:///{self.folder / STUDY}",
-            study_name=self.folder.name,
-            direction="maximize" if more else "minimize",
+            storage=f"sqlite:///{folder / STUDY}",
+            study_name=folder.name,
+            direction="maximize" if higher_is_better(self._config.monitor) else "minimize",
             load_if_exists=True,
         )
         for trial in study.get_trials(deepcopy=False):
-            if trial.distributions.keys() != self.space.keys() and trial.state.name == "RUNNING":
-                study.tell(trial.number, state=optuna.trial.TrialState.FAIL)  # killed before it was asked
+            if trial.distributions.keys() != self._space.keys() and trial.state.name == "RUNNING":
+                study.tell(trial.number, state=optuna.trial.TrialState.FAIL)  # killed before it had values
                 continue
-            for name, found in trial.distributions.items():
+            for name, known in trial.distributions.items():
                 try:
-                    optuna.distributions.check_distribution_compatibility(found, self.space[name])
+                    optuna.distributions.check_distribution_compatibility(known, self._space[name])
                 except ValueError:
-                    rule = f"was begun with {name} as {found}; give the same values, or sweep.name= a new name"
-                    raise UsageError(f"{self.folder / STUDY}: {rule}") from None
+                    remedy = f"was created with {name} as {known}; give the same values, or sweep.name= a new name"
+                    raise UsageError(f"{folder / STUDY}: {remedy}") from None
         return study
 
-    def batches(self, study: "Study") -> "Iterator[list[Trial | FrozenTrial]]":
-        """Yields trials until the study has as many as were asked for; those that were interrupted come first."""
+    def propose(self) -> Iterator[list[GridPoint]]:
+        """Yields the grid points of trials until the study has enough of them; interrupted trials come first."""
         from optuna.trial import TrialState
 
-        wanted = self.config.sweep.trials or 0
-        interrupted = iter(study.get_trials(deepcopy=False, states=[TrialState.RUNNING]))
-        told = len(self.told_trials(study))
-        say(f"study of {wanted} trials, {told} of them told; {len(self.repetitions)} job(s) in each")
-        self.exhausted = False
-        while told < wanted and not self.exhausted:
-            size = min(max(1, self.at_once // len(self.repetitions)), wanted - told)
+        total = self._config.sweep.trials or 0
+        interrupted = iter(self._study.get_trials(deepcopy=False, states=[TrialState.RUNNING]))
+        ended = len(self._ended_trials())
+        echo(f"study of {total} trials, {ended} of them complete; {len(self._repetitions)} job(s) per trial")
+        while ended < total and not self._exhausted:
+            size = min(max(1, self._concurrent // len(self._repetitions)), total - ended)
             batch: list[Trial | FrozenTrial] = list(islice(interrupted, size))
             while len(batch) < size:
                 # A sampler of its own for each trial: what is suggested depends on the trials before, not on restarts.
-                study.sampler = self.sampler(told + len(batch))
-                batch.append(study.ask(self.space))
-            yield batch
-            told += size
+                self._study.sampler = self._sampler(ended + len(batch))
+                batch.append(self._study.ask(self._space))
+            self._batch = {trial.number: (trial, self._points(trial.params)) for trial in batch}
+            yield [point for _, points in self._batch.values() for point in points]
+            ended += size
 
-    def told_trials(self, study: "Study") -> "list[FrozenTrial]":
-        """Returns the trials with an end; those that were killed before they had any values are none."""
+    def observe(self, outcomes: Mapping[str, Outcome]) -> None:
+        """Tells the study how the trials of the last batch ended."""
+        for trial, points in self._batch.values():
+            self._tell(trial, [outcomes[point.key] for point in points])
+
+    def close(self, run: MLflowRun) -> None:
+        """Logs the best value so far by trial to the sweep's run."""
         from optuna.trial import TrialState
 
-        ended = study.get_trials(deepcopy=False, states=[TrialState.COMPLETE, TrialState.FAIL])
+        complete = self._study.get_trials(deepcopy=False, states=[TrialState.COMPLETE])
+        if not complete:
+            return
+        better = max if self._study.direction.name == "MAXIMIZE" else min
+        values = [float(trial.value or 0.0) for trial in complete]
+        for index, trial in enumerate(complete):
+            run.log_metrics({"search/best_so_far": better(values[: index + 1])}, step=trial.number)
+        best = f"{self._study.best_trial.params}, {self._config.monitor} {self._study.best_value:.4f}"
+        echo(f"best of {len(complete)} trials: {best}")
+
+    def _ended_trials(self) -> "list[FrozenTrial]":
+        """Returns the trials with an end; those that were killed before they had values are left out."""
+        from optuna.trial import TrialState
+
+        ended = self._study.get_trials(deepcopy=False, states=[TrialState.COMPLETE, TrialState.FAIL])
         return [trial for trial in ended if trial.params]
 
-    def sampler(self, number: int) -> Any:
+    def _sampler(self, number: int) -> Any:
         """Returns the sampler for the trial of this number."""
-        node = dict(self.config.sweep.sampler)
+        node = dict(self._config.sweep.sampler)
         if node.get("seed") is not None:
             node["seed"] += number
         try:
             return instantiate(node)
         except Exception as error:
-            raise UsageError(f"sweep.sampler: {node.get('_target_')} cannot be built: {error}") from error
+            raise UsageError(f"sweep.sampler: cannot build {node.get('_target_')}: {error}") from error
 
-    def points_of(self, question: Question, params: dict[str, Any]) -> list[Point]:
-        """Returns the points of a trial, one for each repetition."""
-        values = {axis.key: written(params[axis.name]) for axis in self.searched}
-        return self.points(question, [{**values, **repetition} for repetition in self.repetitions])
+    def _points(self, params: dict[str, Any]) -> list[GridPoint]:
+        """Returns the grid points of a trial, one for each repetition."""
+        values = {axis.key: as_override(params[axis.name]) for axis in self._searched}
+        return [self._composer.point({**values, **repetition}) for repetition in self._repetitions]
 
-    def tell(self, study: "Study", trial: "Trial | FrozenTrial", points: Sequence[Point]) -> None:
-        """Tells the study how a trial ended."""
+    def _tell(self, trial: "Trial | FrozenTrial", outcomes: list[Outcome]) -> None:
         from optuna.trial import TrialState
 
-        outcomes = [self.outcomes[each.key] for each in points]
         if any(outcome.diverged for outcome in outcomes):
-            self.told(study, trial, state=TrialState.FAIL)
-            say(f"trial {trial.number}: diverged")
+            self._pass_on(trial, state=TrialState.FAIL)
+            echo(f"trial {trial.number}: diverged")
             return
         scores = [outcome.score for outcome in outcomes if outcome.score is not None]
-        if len(scores) < len(points):
-            say(f"trial {trial.number}: failed, and is tried again by the next start")
+        if len(scores) < len(outcomes):
+            echo(f"trial {trial.number}: failed; the next start repeats it")
             return
         value = sum(scores) / len(scores)
-        self.told(study, trial, value=value)
-        best = study.best_trial
-        say(f"trial {trial.number}: {self.config.monitor} {value:.4f}; best {best.value:.4f} of trial {best.number}")
+        self._pass_on(trial, value=value)
+        best = self._study.best_trial
+        monitor = self._config.monitor
+        echo(f"trial {trial.number}: {monitor} {value:.4f}; best {best.value:.4f} (trial {best.number})")
 
-    def told(self, study: "Study", trial: "Trial | FrozenTrial", **how: Any) -> None:
-        """Passes on how a trial ended; a sampler with nothing left to suggest ends the search."""
+    def _pass_on(self, trial: "Trial | FrozenTrial", **result: Any) -> None:
+        """Tells the study; a sampler with nothing left to suggest ends the search."""
         try:
-            study.tell(trial.number, how.get("value"), state=how.get("state"))
+            self._study.tell(trial.number, result.get("value"), state=result.get("state"))
         except RuntimeError as error:
             if "Study.stop" not in str(error):  # which samplers call when all combinations were tried
                 raise
-            self.exhausted = True
-            say("the sampler has no more to suggest")
-
-    def told_before(self, question: Question, study: "Study", parent: tracking.Parent) -> list[Point]:
-        """Returns the points of the trials that ended before this command, with their outcomes taken."""
-        found = []
-        for trial in self.told_trials(study):
-            for each in self.points_of(question, trial.params):
-                found.append(each)
-                if (folder := self.complete(each)) is not None:
-                    self.count(each, folder, parent)
-                else:
-                    self.outcomes[each.key] = Outcome(error="diverged before", diverged=True)
-        return found
-
-    def record_search(self, study: "Study", parent: tracking.Parent) -> None:
-        """Adds the course of the search to the sweep's run: the best value so far by trial."""
-        from optuna.trial import TrialState
-
-        complete = study.get_trials(deepcopy=False, states=[TrialState.COMPLETE])
-        if not complete:
-            return
-        pick = max if study.direction.name == "MAXIMIZE" else min
-        values = [float(trial.value or 0.0) for trial in complete]
-        for place, trial in enumerate(complete):
-            parent.record.metrics({"search/best_so_far": pick(values[: place + 1])}, step=trial.number)
-        say(f"best of {len(complete)} trials: {study.best_trial.params}, {self.config.monitor} {study.best_value:.4f}")
+            self._exhausted = True
+            echo("the sampler has nothing left to suggest")
 
 
 def distribution(axis: Axis) -> "BaseDistribution":
@@ -213,6 +195,6 @@ def distribution(axis: Axis) -> "BaseDistribution":
     raise UsageError(f"{axis.override.input_line}: cannot be searched; give a choice, a range or an interval")
 
 
-def written(value: object) -> str:
-    """Returns a suggested value as an override has it: a number so that it is read back the same."""
+def as_override(value: object) -> str:
+    """Returns a suggested value as an override: a number so that it is read back unchanged."""
     return repr(value) if isinstance(value, float) else str(value)

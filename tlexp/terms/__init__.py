@@ -1,1 +1,1 @@
-"""Further pulls on the model beside the two losses: a file each."""
+"""Terms: further losses beside those of the domains; a file for each."""

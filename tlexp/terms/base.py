@@ -3,60 +3,82 @@
 import copy
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from tlexp.data.datamodule import TransferDataModule
 from tlexp.errors import UsageError
-from tlexp.model import TransferModel
-
-if TYPE_CHECKING:
-    from tlexp.data.pair import TransferData
-
-Module = TypeVar("Module", bound=nn.Module)
+from tlexp.models.starting_point import StartingPoint
+from tlexp.models.transfer_model import TransferModel
 
 
-class Passed(NamedTuple):
-    """What became of one role's batch on its way through the model.
+class DomainOutput(NamedTuple):
+    """One role's batch and what the model computed from it.
 
     Attributes:
         inputs: as the backbone took them, (batch, ...), a dict of them, or the features of a frozen backbone.
-        labels: (batch,), or shares (batch, classes) where pictures were mixed; -1 where they are not to be known.
+        labels: (batch,), or proportions (batch, classes) where images were mixed; -1 where they are unknown.
         features: (batch, num_features).
         logits: (batch, classes).
-        share: what makes the average over processes of `share * mean` the mean over the whole batch.
-        second: another augmented view of the inputs, for terms that ask for two.
+        ddp_scale: the factor with which the average over processes of `ddp_scale * mean` is the mean of the whole batch.
+        second_view: another augmented view of the inputs, for terms that ask for two.
     """
 
     inputs: Any
     labels: Tensor
     features: Tensor
     logits: Tensor
-    share: float = 1.0
-    second: Any = None
+    ddp_scale: float = 1.0
+    second_view: Any = None
 
 
-class Step(NamedTuple):
+class StepContext:
     """A training step as terms see it.
 
-    Attributes:
-        target: the target's batch; for a term without need of labels the unlabelled one, where there is one.
+    Args:
+        target: the target's batch; for a term that needs no labels the unlabelled one, where there is one.
         source: the source's batch, where the term or alpha asks for it.
-        progress: the share of training that is done, in [0, 1].
+        progress: fraction of training that is done, in [0, 1].
     """
 
-    target: Passed | None
-    source: Passed | None
-    progress: float = 0.0
+    def __init__(
+        self, target: DomainOutput | None = None, source: DomainOutput | None = None, progress: float = 0.0
+    ) -> None:
+        self._outputs = {"target": target, "source": source}
+        self.progress = progress
+
+    @property
+    def target(self) -> DomainOutput:
+        """The target's batch.
+
+        Raises:
+            LookupError: where the step has none, since the term does not ask for it in `roles`.
+        """
+        return self._output("target")
+
+    @property
+    def source(self) -> DomainOutput:
+        """The source's batch.
+
+        Raises:
+            LookupError: where the step has none, since the term does not ask for it in `roles`.
+        """
+        return self._output("source")
+
+    def _output(self, role: str) -> DomainOutput:
+        if (output := self._outputs[role]) is None:
+            raise LookupError(f"this step has no batch of the {role}; add it to the term's `roles`")
+        return output
 
 
 class Term(nn.Module):
-    """One more loss, added to the objective `weight` times; with weight 0 it is not even built.
+    """An additional loss, added to the objective `weight` times; with weight 0 it is not even built.
 
-    A module, so that remembered weights, teachers and discriminators move with the model and are in its checkpoint.
-    What it trains itself is an optimizer group of its own at the base rate.
+    A module, so that remembered weights, teachers and discriminators move with the model and are in its checkpoint. The
+    parameters that it trains itself are an optimizer group of its own at the base learning rate.
 
     Args:
         name: the option's name, for messages and records.
@@ -68,37 +90,37 @@ class Term(nn.Module):
 
     roles: ClassVar[tuple[str, ...]] = ("target",)  # whose batches it needs
     needs_labels: ClassVar[bool] = True  # if not, it takes unlabelled examples of the target where there are some
-    needs_backbone: ClassVar[bool] = True  # whether it does nothing where the backbone is frozen
-    looks_at_source: ClassVar[bool] = False  # whether it wants the source's validation split before training
-    least: int = 1  # examples of a batch that it can do with
-    views: ClassVar[int] = 1  # of each training picture
+    needs_backbone: ClassVar[bool] = True  # whether it has no effect where the backbone is frozen
+    needs_reference: ClassVar[bool] = False  # whether it uses the source's validation split before training
+    min_batch_size: int = 1  # smallest batch per process that it works with
+    views: ClassVar[int] = 1  # of each training image
 
     def __init__(self, name: str, weight: float) -> None:
         super().__init__()
         self.name, self.weight = name, weight
-        ok = isinstance(weight, int | float) and math.isfinite(weight) and weight >= 0
-        self.require(ok, "weight", weight, "must be finite and >= 0; 0 is off")
+        valid = isinstance(weight, int | float) and math.isfinite(weight) and weight >= 0
+        self.require(valid, "weight", weight, "must be finite and >= 0; 0 is off")
 
-    def require(self, holds: bool, key: str, value: object, rule: str) -> None:
-        """Makes sure that an option's value is one it can have.
+    def require(self, valid: bool, key: str, value: object, remedy: str) -> None:
+        """Checks the value of an option.
+
+        Raises:
+            UsageError: where it is not valid.
+        """
+        if not valid:
+            raise UsageError(f"terms.{self.name}.{key}={value}: {remedy}")
+
+    def require_int(self, key: str, value: object, minimum: int = 1) -> None:
+        """Checks that an option is a whole number, at least `minimum`.
 
         Raises:
             UsageError: where it is not.
         """
-        if not holds:
-            raise UsageError(f"terms.{self.name}.{key}={value}: {rule}")
+        valid = isinstance(value, int) and not isinstance(value, bool) and value >= minimum
+        self.require(valid, key, value, f"must be a whole number, at least {minimum}")
 
-    def whole(self, key: str, value: object, least: int = 1) -> None:
-        """Makes sure that an option is a whole number, `least` at least.
-
-        Raises:
-            UsageError: where it is not.
-        """
-        ok = isinstance(value, int) and not isinstance(value, bool) and value >= least
-        self.require(ok, key, value, f"must be a whole number, at least {least}")
-
-    def prepare(self, model: TransferModel, data: "TransferData") -> None:
-        """Builds what the term keeps; what moves in some epoch has `requires_grad` already.
+    def prepare(self, model: TransferModel, start: StartingPoint) -> None:
+        """Builds what the term keeps; what trains in some epoch has `requires_grad` already.
 
         Raises:
             UsageError: where model and term do not fit.
@@ -108,19 +130,19 @@ class Term(nn.Module):
         """Returns what a reader of the result should know about the term under this optimizer.
 
         Raises:
-            UsageError: where the two cannot work together.
+            UsageError: where the two do not work together.
         """
         return []
 
-    def start(self, model: TransferModel, data: "TransferData") -> None:
-        """Measures what the term must know, once before the first step; what it keeps must be a buffer by then."""
+    def on_fit_start(self, model: TransferModel, data: TransferDataModule) -> None:
+        """Measures what the term needs once before the first step; it must be kept in buffers that exist already."""
 
-    def forward(self, model: TransferModel, step: Step) -> Tensor:
+    def forward(self, model: TransferModel, step: StepContext) -> Tensor:
         """Returns the term's value, shape (), without its weight."""
         raise NotImplementedError
 
     def after_step(self, model: TransferModel) -> None:
-        """Follows the model once the optimizer has moved it."""
+        """Follows the model once the optimizer has updated it."""
 
 
 class Frozen(nn.Module):
@@ -138,34 +160,34 @@ class Frozen(nn.Module):
 
     @torch.no_grad()
     def forward(self, x: Any) -> Any:
-        """Passes on what the copy makes of its input."""
+        """Returns the copy's output."""
         return self.module(x)
 
 
-def output_layer(term: Term, model: TransferModel) -> nn.Module:
-    """Returns a copy of the output layer that came with the weights the backbone started from.
+def copy_pretrained_head(term: Term, start: StartingPoint) -> nn.Module:
+    """Returns a trainable copy of the output layer that came with the weights the backbone started from.
 
     Raises:
         UsageError: where none did.
     """
-    if model.old_head is None:
-        rule = "needs the output layer that the weights were trained with, which init= does not bring"
-        raise UsageError(f"terms=[{term.name}]: {rule}; use init=source or a checkpoint that has one")
-    return copy.deepcopy(model.old_head).requires_grad_(True)
+    if start.pretrained_head is None:
+        reason = "needs the output layer that the weights were trained with, which init= does not bring"
+        raise UsageError(f"terms=[{term.name}]: {reason}; use init=source or a checkpoint that has one")
+    return copy.deepcopy(start.pretrained_head).requires_grad_(True)
 
 
-def mean(values: Tensor, passed: Passed) -> Tensor:
+def mean(values: Tensor, output: DomainOutput) -> Tensor:
     """Returns the mean of (batch,) values over the whole batch, once processes have averaged theirs."""
-    return values.mean() * passed.share
+    return values.mean() * output.ddp_scale
 
 
-def single(x: Tensor) -> Tensor:
+def at_least_float32(x: Tensor) -> Tensor:
     """Returns a tensor in single precision at least, whatever the rest of the step has."""
     return x if x.dtype == torch.float64 else x.float()
 
 
-def exactly(x: Tensor) -> torch.autocast:
-    """Computes as precisely as the inputs are inside the block, also where the rest of the step does not."""
+def full_precision(x: Tensor) -> torch.autocast:
+    """Disables autocast inside the block, so that it computes in the precision of its inputs."""
     return torch.autocast(x.device.type, enabled=False)
 
 
@@ -174,7 +196,7 @@ def world_size() -> int:
     return torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
 
 
-def moving(model: TransferModel, tensors: Sequence[str]) -> list[str]:
-    """Returns those of the named parameters that move in some epoch."""
+def trained_parameters(model: TransferModel, names: Sequence[str]) -> list[str]:
+    """Returns those of the named parameters that train in some epoch."""
     parameters = dict(model.named_parameters())
-    return [name for name in tensors if parameters[name].requires_grad]
+    return [name for name in names if parameters[name].requires_grad]

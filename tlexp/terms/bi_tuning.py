@@ -1,6 +1,6 @@
 """Bi-tuning: examples of a class are drawn together, among themselves and to the classifier's row."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -8,11 +8,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from tlexp.errors import UsageError
-from tlexp.model import TransferModel
-from tlexp.terms.base import Frozen, Step, Term, exactly, mean, world_size
-
-if TYPE_CHECKING:
-    from tlexp.data.pair import TransferData
+from tlexp.models.starting_point import StartingPoint
+from tlexp.models.transfer_model import TransferModel
+from tlexp.terms.base import Frozen, StepContext, Term, full_precision, mean, world_size
 
 
 class BiTuning(Term):
@@ -23,7 +21,7 @@ class BiTuning(Term):
     the classifier's row of the class, [w; b] normalised and without gradient, against [features; 1] normalised. Each is
     the mean over the positives of -log softmax(similarity / T).
 
-    Keys are queued once the loss is computed, places that are still empty take no part, the key network runs in eval
+    Keys are queued once the loss is computed, empty slots take no part, the key network runs in eval
     mode and its buffers follow the same average. Memory: classes * queue * (projection + features + 1) numbers.
 
     Args:
@@ -53,60 +51,59 @@ class BiTuning(Term):
         temperature: float = 0.07,
     ) -> None:
         super().__init__(name, weight)
-        self.whole("queue", queue)
-        self.whole("projection", projection)
+        self.require_int("queue", queue)
+        self.require_int("projection", projection)
         self.require(0 <= momentum < 1, "momentum", momentum, "must lie in [0, 1)")
         self.require(temperature > 0, "temperature", temperature, "must be above 0")
         self.size, self.projection, self.momentum, self.temperature = queue, projection, momentum, temperature
 
-    def prepare(self, model: TransferModel, data: "TransferData") -> None:
+    def prepare(self, model: TransferModel, start: StartingPoint) -> None:
         """Builds the projector, the key network and empty queues."""
         if not isinstance(model.heads["target"], nn.Linear):
             raise UsageError(f"terms=[{self.name}]: needs a linear head; use head_hidden=0 head_dropout=0")
         width, classes = model.backbone.num_features, model.classes["target"]
         self.projector = nn.Linear(width, self.projection)
-        self.alike = not data.reading.augment
+        self.same_views = not start.augmented
         self.key_backbone, self.key_projector = Frozen(model.backbone), Frozen(self.projector)
         self.register_buffer("queue_z", torch.zeros(classes, self.size, self.projection))
         self.register_buffer("queue_y", torch.zeros(classes, self.size, width + 1))
         self.register_buffer("filled", torch.zeros(classes, dtype=torch.long))
 
     def check(self, optimizer: Optimizer) -> list[str]:
-        """Says where there is but one view."""
-        rule = "both of its views are the same, since nothing varies training inputs; pictures have augment="
-        return [f"{self.name}: {rule}"] if self.alike else []
+        """Notes that both views are the same without augmentation."""
+        reason = "both of its views are the same, since training inputs are not augmented; images have augment="
+        return [f"{self.name}: {reason}"] if self.same_views else []
 
-    def forward(self, model: TransferModel, step: Step) -> Tensor:
+    def forward(self, model: TransferModel, step: StepContext) -> Tensor:
         """Compares the batch with the queues, then queues its keys."""
-        assert step.target is not None
-        passed, labels = step.target, step.target.labels
-        keys = self.key_backbone(passed.inputs if passed.second is None else passed.second).float()
+        output, labels = step.target, step.target.labels
+        keys = self.key_backbone(output.inputs if output.second_view is None else output.second_view).float()
         z_keys = F.normalize(self.key_projector(keys).float(), dim=1)
-        z = F.normalize(self.projector(passed.features).float(), dim=1)
+        z = F.normalize(self.projector(output.features).float(), dim=1)
         head: Any = model.heads["target"]
         rows = F.normalize(torch.cat([head.weight, head.bias[:, None]], 1).detach().float(), dim=1)[labels]
-        y = with_one(passed.features.float())
-        own = ((z * z_keys).sum(1), (rows * y).sum(1))
-        with exactly(z):
+        y = append_one(output.features.float())
+        similarities = ((z * z_keys).sum(1), (rows * y).sum(1))
+        with full_precision(z):
             queues = (z @ self.queue_z.flatten(0, 1).T, rows @ self.queue_y.flatten(0, 1).T)
-        losses = [self._contrast(mine, queued, labels) for mine, queued in zip(own, queues, strict=True)]
-        self._enqueue(z_keys, with_one(keys), labels)
-        return mean(losses[0] + losses[1], passed)
+        losses = [self._contrast(own, queued, labels) for own, queued in zip(similarities, queues, strict=True)]
+        self._enqueue(z_keys, append_one(keys), labels)
+        return mean(losses[0] + losses[1], output)
 
     def _contrast(self, own: Tensor, queued: Tensor, labels: Tensor) -> Tensor:
-        """Returns the losses (batch,) of similarities to the own key (batch,) and to all places (batch, places)."""
+        """Returns losses (batch,) from similarities to the own key (batch,) and to all slots (batch, slots)."""
         classes = len(self.filled)
-        places = torch.arange(self.size, device=labels.device)
-        there = (places < self.filled[:, None]).flatten()
+        slots = torch.arange(self.size, device=labels.device)
+        filled = (slots < self.filled[:, None]).flatten()
         of_class = torch.arange(classes, device=labels.device).repeat_interleave(self.size)
-        logits = torch.cat([own[:, None], queued.masked_fill(~there, -torch.inf)], 1) / self.temperature
-        same = torch.cat([torch.ones_like(own, dtype=torch.bool)[:, None], there & (of_class == labels[:, None])], 1)
-        logs = logits.log_softmax(1)
-        return -logs.masked_fill(~same, 0.0).sum(1) / same.sum(1)
+        logits = torch.cat([own[:, None], queued.masked_fill(~filled, -torch.inf)], 1) / self.temperature
+        same = torch.cat([torch.ones_like(own, dtype=torch.bool)[:, None], filled & (of_class == labels[:, None])], 1)
+        log_p = logits.log_softmax(1)
+        return -log_p.masked_fill(~same, 0.0).sum(1) / same.sum(1)
 
     @torch.no_grad()
     def _enqueue(self, z: Tensor, y: Tensor, labels: Tensor) -> None:
-        """Puts keys in front of their class's queue; those of all processes, in the same order on each."""
+        """Puts the keys of all processes in front of their class's queue, in the same order on each process."""
         if world_size() > 1:
             gathered: list[tuple[Tensor, Tensor, Tensor]] = [()] * world_size()  # type: ignore[list-item]
             torch.distributed.all_gather_object(gathered, (z.cpu(), y.cpu(), labels.cpu()))
@@ -114,24 +111,24 @@ class BiTuning(Term):
         # Copies, since the loss still needs the queues as they were for its gradient.
         queue_z, queue_y, filled = self.queue_z.clone(), self.queue_y.clone(), self.filled.clone()
         for label in set(labels.tolist()):
-            mine = labels == label
-            for queue, new in ((queue_z, z[mine]), (queue_y, y[mine])):
+            mask = labels == label
+            for queue, new in ((queue_z, z[mask]), (queue_y, y[mask])):
                 queue[label] = torch.cat([new, queue[label]])[: self.size]
-            filled[label] = (filled[label] + mine.sum()).clamp(max=self.size)
+            filled[label] = (filled[label] + mask.sum()).clamp(max=self.size)
         self.queue_z, self.queue_y, self.filled = queue_z, queue_y, filled
 
     @torch.no_grad()
     def after_step(self, model: TransferModel) -> None:
-        """Moves the key network and its buffers towards the trained ones."""
+        """Updates the key network and its buffers towards the trained ones."""
         for key, trained in ((self.key_backbone.module, model.backbone), (self.key_projector.module, self.projector)):
-            ours, theirs = key.state_dict(), trained.state_dict()
-            for name, tensor in ours.items():
+            current = trained.state_dict()
+            for name, tensor in key.state_dict().items():
                 if tensor.is_floating_point():
-                    tensor.lerp_(theirs[name], 1 - self.momentum)
+                    tensor.lerp_(current[name], 1 - self.momentum)
                 else:
-                    tensor.copy_(theirs[name])
+                    tensor.copy_(current[name])
 
 
-def with_one(features: Tensor) -> Tensor:
+def append_one(features: Tensor) -> Tensor:
     """Returns [features; 1] (batch, d + 1), normalised."""
     return F.normalize(F.pad(features, (0, 1), value=1.0), dim=1)

@@ -1,15 +1,11 @@
 """Batch spectral shrinkage: the smallest singular values of the features are held down."""
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor
 
-from tlexp.model import TransferModel
-from tlexp.terms.base import Step, Term, exactly, single
-
-if TYPE_CHECKING:
-    from tlexp.data.pair import TransferData
+from tlexp.models.starting_point import StartingPoint
+from tlexp.models.transfer_model import TransferModel
+from tlexp.terms.base import StepContext, Term, at_least_float32, full_precision
 
 
 class BSS(Term):
@@ -28,21 +24,20 @@ class BSS(Term):
         UsageError: for a `k` below 1 or above what a batch has.
     """
 
-    least = 2
+    min_batch_size = 2
 
     def __init__(self, name: str, weight: float = 0.001, k: int = 1) -> None:
         super().__init__(name, weight)
-        self.whole("k", k)
-        self.k, self.least = k, max(2, k)
+        self.require_int("k", k)
+        self.k, self.min_batch_size = k, max(2, k)
 
-    def prepare(self, model: TransferModel, data: "TransferData") -> None:
+    def prepare(self, model: TransferModel, start: StartingPoint) -> None:
         """Sees that there are so many singular values."""
         width = model.backbone.num_features
         self.require(self.k <= width, "k", self.k, f"the backbone has {width} features")
 
-    def forward(self, model: TransferModel, step: Step) -> Tensor:
+    def forward(self, model: TransferModel, step: StepContext) -> Tensor:
         """Takes singular values in single precision: the Gram matrix would square their condition number."""
-        assert step.target is not None
-        with exactly(step.target.features):
-            values: Tensor = torch.linalg.svdvals(single(step.target.features))
+        with full_precision(step.target.features):
+            values: Tensor = torch.linalg.svdvals(at_least_float32(step.target.features))
         return values[-self.k :].pow(2).sum()

@@ -1,6 +1,6 @@
 """Co-tuning: the old output layer is tuned too, on the old classes that the new ones resemble."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -8,11 +8,10 @@ from scipy.optimize import minimize_scalar
 from torch import Tensor
 from torch.optim import Optimizer
 
-from tlexp.model import TransferModel
-from tlexp.terms.base import Step, Term, mean, output_layer
-
-if TYPE_CHECKING:
-    from tlexp.data.pair import TransferData
+from tlexp.data.datamodule import TransferDataModule
+from tlexp.models.starting_point import StartingPoint
+from tlexp.models.transfer_model import TransferModel
+from tlexp.terms.base import StepContext, Term, copy_pretrained_head, mean
 
 KINDS = ("direct", "reverse")
 
@@ -35,7 +34,7 @@ class CoTuning(Term):
         UsageError: for another relationship, or where the start has no output layer.
     """
 
-    looks_at_source = True
+    needs_reference = True
     relation: Tensor
     temperature: Tensor
 
@@ -44,47 +43,48 @@ class CoTuning(Term):
         self.require(relationship in KINDS, "relationship", relationship, f"choose one of {', '.join(KINDS)}")
         self.relationship = relationship
 
-    def prepare(self, model: TransferModel, data: "TransferData") -> None:
-        """Takes the old output layer and makes room for what `start` measures."""
-        self.head = output_layer(self, model)
+    def prepare(self, model: TransferModel, start: StartingPoint) -> None:
+        """Copies the old output layer and allocates what `on_fit_start` measures."""
+        self.head = copy_pretrained_head(self, start)
         old = self.head(torch.zeros(1, model.backbone.num_features)).shape[1]
         self.register_buffer("relation", torch.full((model.classes["target"], old), 1 / old))
         self.register_buffer("temperature", torch.ones(()))
 
-        self.calibrates = data.reference is not None
+        self.calibrates = start.has_reference
 
     def check(self, optimizer: Optimizer) -> list[str]:
-        """Says where old predictions are taken as they are."""
-        rule = "old predictions are not calibrated, since the run does not know what the weights were trained on"
-        return [] if self.calibrates else [f"{self.name}: {rule}"]
+        """Notes where old predictions are not calibrated."""
+        reason = "old predictions are not calibrated, since the run does not know what the weights were trained on"
+        return [] if self.calibrates else [f"{self.name}: {reason}"]
 
-    def start(self, model: TransferModel, data: "TransferData") -> None:
+    def on_fit_start(self, model: TransferModel, data: TransferDataModule) -> None:
         """Measures temperature and relationship."""
         if self.calibrates:
             self.temperature.fill_(calibrated(*self._old_logits(model, data, "reference", "val")))
         logits, labels = self._old_logits(model, data, "target", "train")
         p, classes = (logits / self.temperature.cpu()).softmax(1).numpy(), len(self.relation)
         if self.relationship == "direct":
-            found = direct(p, labels.numpy(), classes)
+            relation = direct(p, labels.numpy(), classes)
         else:
             logits, of_val = self._old_logits(model, data, "target", "val")
-            found = reverse(p, labels.numpy(), (logits / self.temperature.cpu()).softmax(1).numpy(), of_val.numpy())
-        self.relation.copy_(torch.from_numpy(found))
+            relation = reverse(p, labels.numpy(), (logits / self.temperature.cpu()).softmax(1).numpy(), of_val.numpy())
+        self.relation.copy_(torch.from_numpy(relation))
 
-    def _old_logits(self, model: TransferModel, data: "TransferData", role: str, part: str) -> tuple[Tensor, Tensor]:
+    def _old_logits(
+        self, model: TransferModel, data: TransferDataModule, role: str, split: str
+    ) -> tuple[Tensor, Tensor]:
         """Returns the old output layer's logits (n, old classes) in double precision, and the labels (n,)."""
-        features, labels = data.features(model, role, part)
+        features, labels = data.features(model, role, split)
         device = next(self.head.parameters()).device
         with torch.no_grad():
             return self.head(features.to(device)).double().cpu(), labels
 
-    def forward(self, model: TransferModel, step: Step) -> Tensor:
+    def forward(self, model: TransferModel, step: StepContext) -> Tensor:
         """Returns the cross-entropy of the old predictions on the target's batch."""
-        assert step.target is not None
         labels, relation = step.target.labels, self.relation
-        wanted = relation[labels] if labels.ndim == 1 else labels.to(relation.dtype) @ relation
-        logs = self.head(step.target.features).float().log_softmax(1)
-        return mean(-(wanted * logs).sum(1), step.target)
+        targets = relation[labels] if labels.ndim == 1 else labels.to(relation.dtype) @ relation
+        log_p = self.head(step.target.features).float().log_softmax(1)
+        return mean(-(targets * log_p).sum(1), step.target)
 
 
 def direct(p: np.ndarray, labels: np.ndarray, classes: int) -> np.ndarray:
@@ -109,8 +109,8 @@ def reverse(p: np.ndarray, labels: np.ndarray, p_val: np.ndarray, labels_val: np
     _, temperature, best = min(scored, key=lambda row: row[0])
     of_old = torch.from_numpy(_logits(best, np.eye(p.shape[1])) / temperature).softmax(1).numpy()  # (old, new)
     joint = of_old.T * p.mean(0)
-    found: np.ndarray = joint / joint.sum(1, keepdims=True)
-    return found
+    relation: np.ndarray = joint / joint.sum(1, keepdims=True)
+    return relation
 
 
 def _logits(fit: Any, p: np.ndarray) -> np.ndarray:

@@ -2,8 +2,8 @@
 
 from torch import Tensor
 
-from tlexp.model import TransferModel
-from tlexp.terms.base import Step, Term, exactly, single
+from tlexp.models.transfer_model import TransferModel
+from tlexp.terms.base import StepContext, Term, at_least_float32, full_precision
 
 
 class Coral(Term):
@@ -21,19 +21,17 @@ class Coral(Term):
 
     roles = ("target", "source")
     needs_labels = False
-    least = 2
+    min_batch_size = 2
 
     def __init__(self, name: str, weight: float = 1.0, kind: str = "covariance") -> None:
         super().__init__(name, weight)
         self.require(kind in ("covariance", "mean"), "kind", kind, "choose one of covariance, mean")
         self.kind = kind
 
-    def forward(self, model: TransferModel, step: Step) -> Tensor:
+    def forward(self, model: TransferModel, step: StepContext) -> Tensor:
         """Compares each process's own parts of the batches."""
-        assert step.target is not None
-        assert step.source is not None
-        source, target = single(step.source.features), single(step.target.features)
-        with exactly(source):
+        source, target = at_least_float32(step.source.features), at_least_float32(step.target.features)
+        with full_precision(source):
             difference = (covariance(source) - covariance(target)).pow(2)
         if self.kind == "covariance":
             return difference.sum() / (4 * source.shape[1] ** 2)

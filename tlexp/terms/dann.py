@@ -1,17 +1,15 @@
 """Domain-adversarial training: features that do not tell which domain they are from."""
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tlexp.model import TransferModel
-from tlexp.terms.base import Passed, Step, Term, single
-
-if TYPE_CHECKING:
-    from tlexp.data.pair import TransferData
+from tlexp.models.starting_point import StartingPoint
+from tlexp.models.transfer_model import TransferModel
+from tlexp.terms.base import DomainOutput, StepContext, Term, at_least_float32
 
 
 class Reversal(torch.autograd.Function):
@@ -52,22 +50,20 @@ class DANN(Term):
 
     roles = ("target", "source")
     needs_labels = False
-    least = 2
+    min_batch_size = 2
 
     def __init__(self, name: str, weight: float = 1.0, hidden: int = 1024, steepness: float = 10.0) -> None:
         super().__init__(name, weight)
-        self.whole("hidden", hidden)
+        self.require_int("hidden", hidden)
         self.require(steepness >= 0, "steepness", steepness, "must be >= 0; 0 reverses nothing")
         self.hidden, self.steepness = hidden, steepness
 
-    def prepare(self, model: TransferModel, data: "TransferData") -> None:
+    def prepare(self, model: TransferModel, start: StartingPoint) -> None:
         """Builds the discriminator."""
         self.discriminator = discriminator(model.backbone.num_features, self.hidden)
 
-    def forward(self, model: TransferModel, step: Step) -> Tensor:
+    def forward(self, model: TransferModel, step: StepContext) -> Tensor:
         """Tells the domains apart, each with half of the weight however many examples it has."""
-        assert step.target is not None
-        assert step.source is not None
         features = torch.cat([step.source.features, step.target.features])
         logits = self.discriminator(Reversal.apply(features, grl_lambda(step.progress, self.steepness)))
         n = len(step.source.features)
@@ -108,11 +104,11 @@ class CDAN(DANN):
         random: int = 1024,
     ) -> None:
         super().__init__(name, weight, hidden, steepness)
-        self.whole("random", random)
-        self.whole("widest", widest, 0)
+        self.require_int("random", random)
+        self.require_int("widest", widest, 0)
         self.entropy, self.widest, self.random = entropy, widest, random
 
-    def prepare(self, model: TransferModel, data: "TransferData") -> None:
+    def prepare(self, model: TransferModel, start: StartingPoint) -> None:
         """Builds the discriminator, and the projections where they are needed."""
         heads = "source and target have a head each, whose predictions cannot be compared"
         self.require(len(model.heads) == 1, "weight", self.weight, f"{heads}; use terms=[dann], or head=one")
@@ -123,13 +119,11 @@ class CDAN(DANN):
             self.register_buffer("of_predictions", torch.randn(classes, self.random))
         self.discriminator = discriminator(self.random if self.projected else width * classes, self.hidden)
 
-    def forward(self, model: TransferModel, step: Step) -> Tensor:
+    def forward(self, model: TransferModel, step: StepContext) -> Tensor:
         """Tells the domains apart by features and predictions."""
-        assert step.target is not None
-        assert step.source is not None
-        both: list[Passed] = [step.source, step.target]
-        predictions = [single(passed.logits.detach()).softmax(1) for passed in both]
-        features, g = torch.cat([passed.features for passed in both]), torch.cat(predictions)
+        outputs: list[DomainOutput] = [step.source, step.target]
+        predictions = [at_least_float32(output.logits.detach()).softmax(1) for output in outputs]
+        features, g = torch.cat([output.features for output in outputs]), torch.cat(predictions)
         f = Reversal.apply(features, grl_lambda(step.progress, self.steepness))
         if self.projected:
             seen = (f @ self.of_features) * (g.to(f.dtype) @ self.of_predictions) / math.sqrt(self.random)

@@ -2,7 +2,7 @@
 
 import sys
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -10,24 +10,22 @@ from rich.progress import track
 from torch import Tensor, nn
 
 from tlexp.backbones.base import Stage
+from tlexp.data.datamodule import TransferDataModule
 from tlexp.errors import UsageError
-from tlexp.model import TransferModel
-from tlexp.probe import Logistic
-from tlexp.terms.base import Frozen, Step, Term, moving, world_size
+from tlexp.models.logistic_regression import LogisticRegressionSolver
+from tlexp.models.starting_point import StartingPoint
+from tlexp.models.transfer_model import TransferModel
+from tlexp.terms.base import Frozen, StepContext, Term, trained_parameters, world_size
 
-if TYPE_CHECKING:
-    from tlexp.data.pair import TransferData
-
-
-# What networks call a way around their layers, a gate beside them, and adapters.
-BESIDE = ("downsample", "shortcut", "se", "attn", "gate", "lora_A", "lora_B")
+# Names of shortcuts, gates and adapters, which are not a stage's own convolutions.
+SIDE_PATHS = ("downsample", "shortcut", "se", "attn", "gate", "lora_A", "lora_B")
 
 
 class Maps:
-    """Collects what some modules of a backbone put out in each of its forward passes.
+    """Records the outputs of some modules of a backbone in each of its forward passes.
 
     Args:
-        backbone: what is watched.
+        backbone: the module to watch.
         layers: names of its modules.
         always: whether passes without gradients count too.
     """
@@ -46,10 +44,10 @@ class Maps:
             self.passes.append({})
 
     def _end(self, *_: Any) -> None:
-        self.open = False  # what is computed again on the way back is not a pass
+        self.open = False  # recomputation in the backward pass is not a pass
 
     def _keep(self, layer: str, module: nn.Module, inputs: Any, output: Any) -> None:
-        if self.open:  # of a layer that is used twice the last use counts
+        if self.open:  # the last use of a layer counts
             self.passes[-1][layer] = channels_first(output)
 
     def first(self) -> dict[str, Tensor]:
@@ -80,7 +78,7 @@ class Delta(Term):
         examples: training examples that importance is measured on; None for all.
 
     Raises:
-        UsageError: for a value outside its range, or where the layers are not found or none of them moves.
+        UsageError: for a value outside its range, or where the layers are not found or none of them trains.
     """
 
     def __init__(
@@ -98,11 +96,11 @@ class Delta(Term):
         self.require(head_strength >= 0, "head_strength", head_strength, "must be >= 0")
         self.require(attention in ("uniform", "measured"), "attention", attention, "choose one of uniform, measured")
         if examples is not None:
-            self.whole("examples", examples)
+            self.require_int("examples", examples)
         self.strength, self.head_strength, self.attention = strength, head_strength, attention
         self.layers, self.examples = [layers] if isinstance(layers, str) else layers, examples
 
-    def prepare(self, model: TransferModel, data: "TransferData") -> None:
+    def prepare(self, model: TransferModel, start: StartingPoint) -> None:
         """Finds the layers, watches them in the backbone and in a copy of it, and makes room for the weights."""
         backbone = model.backbone
         self.names = chosen_layers(model) if self.layers is None else list(self.layers)
@@ -111,8 +109,8 @@ class Delta(Term):
             self.require(
                 name in known, "layers", name, "the backbone has no such module; its names are as in a checkpoint"
             )
-        self.require(_moves_below(model, self.names), "layers", self.names, "nothing up to any of these layers moves")
-        self.heads = moving(model, [name for stage in model.head_stages for name in stage.parameters])
+        self.require(_trains_below(model, self.names), "layers", self.names, "nothing up to any of these layers trains")
+        self.heads = trained_parameters(model, [name for stage in model.head_stages for name in stage.parameters])
         self.teacher = Frozen(backbone)
         widths = _widths(self.teacher.module, self.names)
         if unused := [name for name in self.names if name not in widths]:
@@ -124,33 +122,33 @@ class Delta(Term):
         self.now = Maps(backbone, self.names, always=False)
 
     @torch.no_grad()
-    def start(self, model: TransferModel, data: "TransferData") -> None:
-        """Measures what each channel is worth."""
+    def on_fit_start(self, model: TransferModel, data: TransferDataModule) -> None:
+        """Measures the importance of each channel."""
         if self.attention == "uniform":
             return
         features, labels = data.features(model, "target", "train")
         n = min(self.examples or len(labels), len(labels))
-        probe = Logistic(features, labels, model.classes["target"]).at(1.0)
+        probe = LogisticRegressionSolver(features, labels, model.classes["target"]).at(1.0)
         device = next(model.parameters()).device
         batches = [batch for batch in data.plain("target", "train") if len(batch.labels)]
 
         def loss() -> float:
             total, seen = 0.0, 0
             for batch in batches:
-                logits = probe(self.teacher(model.prepared(_moved(batch.inputs, device))).float().cpu())[: n - seen]
-                self.before.passes = []  # which are kept for a step alone
+                logits = probe(self.teacher(model.as_input(_moved(batch.inputs, device))).float().cpu())[: n - seen]
+                self.before.passes = []  # needed in a training step only
                 total += float(F.cross_entropy(logits, batch.labels[: n - seen], reduction="sum"))
                 if (seen := seen + len(logits)) >= n:
                     break
             return total / n
 
-        whole = loss()
+        baseline = loss()
         channels = [(name, c) for name in self.names for c in range(len(self.get_buffer(_key(name))))]
         rises: dict[str, list[float]] = {name: [] for name in self.names}
         shown = track(channels, "importance of channels", transient=True, disable=not sys.stdout.isatty())
         for name, channel in shown:
             handle = self.teacher.module.get_submodule(name).register_forward_hook(_without(channel))
-            rises[name].append(loss() - whole)
+            rises[name].append(loss() - baseline)
             handle.remove()
         for name, values in rises.items():
             importance = torch.tensor(values)
@@ -158,22 +156,22 @@ class Delta(Term):
             standard = (importance - importance.mean()) / spread if spread > 0 else torch.zeros_like(importance)
             self.get_buffer(_key(name)).copy_((standard / 5).softmax(0))
 
-    def forward(self, model: TransferModel, step: Step) -> Tensor:
+    def forward(self, model: TransferModel, step: StepContext) -> Tensor:
         """Compares the maps of the target's batch, which was the first to pass."""
-        assert step.target is not None
         inputs, n = step.target.inputs, len(step.target.features)
         self.teacher(inputs)
         mask = inputs["attention_mask"] if isinstance(inputs, dict) else None
         value = torch.zeros((), device=step.target.features.device)
         now, before = self.now.first(), self.before.first()
         for name in self.names:
-            ours, other = now[name], before[name]
-            ours = ours[:n] if mask is None else ours[:n, :, : other.shape[2]]  # a joint pass may have padded further
-            squares = (ours.float() - other.float()).pow(2).flatten(2)  # (batch, channels, positions)
-            there = torch.ones_like(squares[:, :1]) if mask is None else mask[:, None, : squares.shape[2]].to(squares)
-            each = (squares * there).sum(2) / there.sum(2)
+            student, teacher = now[name], before[name]
+            # A joint pass of both domains may have padded texts further.
+            student = student[:n] if mask is None else student[:n, :, : teacher.shape[2]]
+            squares = (student.float() - teacher.float()).pow(2).flatten(2)  # (batch, channels, positions)
+            valid = torch.ones_like(squares[:, :1]) if mask is None else mask[:, None, : squares.shape[2]].to(squares)
+            distances = (squares * valid).sum(2) / valid.sum(2)
             channel_weights = self.get_buffer(_key(name))
-            value = value + (each * channel_weights * len(channel_weights)).sum()
+            value = value + (distances * channel_weights * len(channel_weights)).sum()
         value = value * world_size() * (self.strength / 2)  # a sum over the batch, of which this may be a part
         if self.head_strength:
             parameters = dict(model.named_parameters())
@@ -185,7 +183,7 @@ class Delta(Term):
 
 
 def chosen_layers(model: TransferModel) -> list[str]:
-    """Returns, for every stage after the first that moves, its last convolution, or else the module that it is.
+    """Returns, for every stage after the first that trains, its last convolution, or else the module that is the stage.
 
     Raises:
         UsageError: where there are none.
@@ -194,34 +192,33 @@ def chosen_layers(model: TransferModel) -> list[str]:
     modules = dict(backbone.named_modules())
     layers = []
     for stage in model.backbone_stages[1:]:
-        if not moving(model, stage.parameters):
+        if not trained_parameters(model, stage.parameters):
             continue
-        own = [name.removeprefix("backbone.") for name in stage.modules]
-        convolutions = [name for name in own if isinstance(modules[name], nn.Conv1d | nn.Conv2d | nn.Conv3d)]
-        convolutions = [name for name in convolutions if not set(BESIDE) & set(name.split("."))]
-        layers += convolutions[-1:] or _tops(stage, own)
+        names = [name.removeprefix("backbone.") for name in stage.modules]
+        convolutions = [name for name in names if isinstance(modules[name], nn.Conv1d | nn.Conv2d | nn.Conv3d)]
+        convolutions = [name for name in convolutions if not set(SIDE_PATHS) & set(name.split("."))]
+        layers += convolutions[-1:] or _stage_module(stage, names)
     if not layers:
         looked = "the last convolution of each stage after the first, or a module that is the whole stage"
         raise UsageError(f"terms=[delta]: found none of what it looks for, {looked}; name some by terms.delta.layers=")
     return layers
 
 
-def _moves_below(model: TransferModel, layers: list[str]) -> bool:
-    """Returns whether a stage moves that comes before the end of one of the layers, or is where it is."""
+def _trains_below(model: TransferModel, layers: list[str]) -> bool:
+    """Returns whether any stage up to the end of one of the layers trains."""
     stages = model.backbone_stages
     ends = [i for i, s in enumerate(stages) for layer in layers if any(_inside(name, layer) for name in s.parameters)]
-    return any(moving(model, stage.parameters) for stage in stages[: max(ends, default=len(stages)) + 1])
+    return any(trained_parameters(model, stage.parameters) for stage in stages[: max(ends, default=len(stages)) + 1])
 
 
 def _inside(parameter: str, layer: str) -> bool:
     return parameter.startswith(f"backbone.{layer}.")
 
 
-def _tops(stage: Stage, modules: list[str]) -> list[str]:
-    """Returns the one module that holds all of a stage's parameters, if it puts out tokens or positions."""
-    held = [name.removeprefix("backbone.") for name in stage.parameters]
-    whole = [name for name in modules if name and all(parameter.startswith(f"{name}.") for parameter in held)]
-    return whole[:1]
+def _stage_module(stage: Stage, modules: list[str]) -> list[str]:
+    """Returns the one module that holds all of a stage's parameters, whose outputs are tokens or positions."""
+    parameters = [name.removeprefix("backbone.") for name in stage.parameters]
+    return [name for name in modules if name and all(p.startswith(f"{name}.") for p in parameters)][:1]
 
 
 def channels_first(output: Any) -> Tensor:

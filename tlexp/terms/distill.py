@@ -1,15 +1,11 @@
 """Distillation from the weights a run started from: learning without forgetting."""
 
-from typing import TYPE_CHECKING
-
 import torch.nn.functional as F
 from torch import Tensor
 
-from tlexp.model import TransferModel
-from tlexp.terms.base import Frozen, Step, Term, mean, output_layer, single
-
-if TYPE_CHECKING:
-    from tlexp.data.pair import TransferData
+from tlexp.models.starting_point import StartingPoint
+from tlexp.models.transfer_model import TransferModel
+from tlexp.terms.base import Frozen, StepContext, Term, at_least_float32, copy_pretrained_head, mean
 
 
 class Distill(Term):
@@ -38,24 +34,25 @@ class Distill(Term):
         self.require(temperature > 0, "temperature", temperature, "must be above 0")
         self.kind, self.temperature, self.kd_t2 = kind, temperature, kd_t2
 
-    def prepare(self, model: TransferModel, data: "TransferData") -> None:
-        """Keeps the start."""
+    def prepare(self, model: TransferModel, start: StartingPoint) -> None:
+        """Copies the starting weights as the teacher."""
         if self.kind == "logits":
-            self.head = output_layer(self, model)
-            self.old_head = Frozen(self.head)
+            self.head = copy_pretrained_head(self, start)
+            self.teacher_head = Frozen(self.head)
         self.teacher = Frozen(model.backbone)
 
-    def forward(self, model: TransferModel, step: Step) -> Tensor:
+    def forward(self, model: TransferModel, step: StepContext) -> Tensor:
         """Compares student and teacher on the target's batch."""
-        assert step.target is not None
         before, now = self.teacher(step.target.inputs), step.target.features
         if self.kind == "features":
-            return mean(single(now - before).pow(2).mean(1), step.target)
-        value = mean(divergence(self.head(now), self.old_head(before), self.temperature), step.target)
+            return mean(at_least_float32(now - before).pow(2).mean(1), step.target)
+        value = mean(divergence(self.head(now), self.teacher_head(before), self.temperature), step.target)
         return value * self.temperature**2 if self.kd_t2 else value
 
 
 def divergence(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
     """Returns KL(teacher || student) (batch,) of logits (batch, classes) at a temperature (Hinton et al. 2015)."""
-    ours, theirs = ((single(logits) / temperature).log_softmax(1) for logits in (student, teacher))
-    return F.kl_div(ours, theirs, reduction="none", log_target=True).sum(1)
+    student_log_p, teacher_log_p = (
+        (at_least_float32(logits) / temperature).log_softmax(1) for logits in (student, teacher)
+    )
+    return F.kl_div(student_log_p, teacher_log_p, reduction="none", log_target=True).sum(1)

@@ -1,18 +1,14 @@
 """L2-SP: weight decay towards where the weights came from."""
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor
 from torch.optim import SGD, Optimizer
 
 from tlexp.backbones.base import Stage
 from tlexp.errors import UsageError
-from tlexp.model import HEAD, SOURCE_HEAD, TransferModel
-from tlexp.terms.base import Step, Term, exactly, moving
-
-if TYPE_CHECKING:
-    from tlexp.data.pair import TransferData
+from tlexp.models.starting_point import StartingPoint
+from tlexp.models.transfer_model import HEAD, SOURCE_HEAD, TransferModel
+from tlexp.terms.base import StepContext, Term, full_precision, trained_parameters
 
 
 class L2SP(Term):
@@ -49,20 +45,20 @@ class L2SP(Term):
         self.require(parameters in ("weights", "all"), "parameters", parameters, "choose one of weights, all")
         self.strength, self.head_strength, self.parameters_kind = strength, head_strength, parameters
 
-    def prepare(self, model: TransferModel, data: "TransferData") -> None:
+    def prepare(self, model: TransferModel, start: StartingPoint) -> None:
         """Remembers the start of everything that came with the weights; what did not is as new as the heads."""
         tensors = dict(model.named_parameters())
 
         def pulled(stages: list[Stage]) -> list[str]:
-            names = moving(model, [name for stage in stages for name in stage.parameters])
+            names = trained_parameters(model, [name for stage in stages for name in stage.parameters])
             return [name for name in names if self.parameters_kind == "all" or tensors[name].ndim > 1]
 
         backbone = pulled(model.backbone_stages)
         if not backbone:
-            rule = "only biases and 1-d parameters of the backbone move; use terms.l2_sp.parameters=all"
-            raise UsageError(f"terms=[{self.name}]: {rule}")
-        self.pulled = [name for name in backbone if name not in model.new]
-        self.heads = [*(name for name in backbone if name in model.new), *pulled(model.head_stages)]
+            remedy = "only biases and 1-d parameters of the backbone train; use terms.l2_sp.parameters=all"
+            raise UsageError(f"terms=[{self.name}]: {remedy}")
+        self.pulled = [name for name in backbone if name not in start.new_parameters]
+        self.heads = [*(name for name in backbone if name in start.new_parameters), *pulled(model.head_stages)]
         if not self.pulled:
             raise UsageError(
                 f"terms=[{self.name}]: pulls to where weights came from, but init= brings none; take it out"
@@ -78,17 +74,17 @@ class L2SP(Term):
             pull = 0.0 if stage.startswith("terms.") else self.weight * getattr(self, key)
             limit = 2 * (1 + group.get("momentum", 0.0))
             if isinstance(optimizer, SGD) and group["lr"] * pull >= limit:
-                rule = f"times the rate {group['lr']:g} of {stage} must stay below {limit:g}; lower it or lr="
-                raise UsageError(f"terms.{self.name}.{key}={getattr(self, key):g}: {rule}")
+                remedy = f"times the rate {group['lr']:g} of {stage} must stay below {limit:g}; lower it or lr="
+                raise UsageError(f"terms.{self.name}.{key}={getattr(self, key):g}: {remedy}")
         decay = max(group.get("weight_decay", 0.0) for group in optimizer.param_groups)
         return [f"{self.name} pulls to the start while weight_decay={decay:g} pulls to zero"] if decay else []
 
-    def forward(self, model: TransferModel, step: Step) -> Tensor:
+    def forward(self, model: TransferModel, step: StepContext) -> Tensor:
         """Sums squares in single precision, also where the rest of the step has less."""
         parameters = dict(model.named_parameters())
         device = next(iter(parameters.values())).device
         value = torch.zeros((), device=device)
-        with exactly(value):
+        with full_precision(value):
             if self.strength:
                 for index, name in enumerate(self.pulled):
                     value = value + (parameters[name].float() - self.get_buffer(f"start_{index}")).pow(2).sum()

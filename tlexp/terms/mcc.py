@@ -2,8 +2,8 @@
 
 from torch import Tensor
 
-from tlexp.model import TransferModel
-from tlexp.terms.base import Step, Term, exactly, single
+from tlexp.models.transfer_model import TransferModel
+from tlexp.terms.base import StepContext, Term, at_least_float32, full_precision
 
 
 class MCC(Term):
@@ -30,14 +30,13 @@ class MCC(Term):
         self.require(temperature > 0, "temperature", temperature, "must be above 0")
         self.temperature = temperature
 
-    def forward(self, model: TransferModel, step: Step) -> Tensor:
+    def forward(self, model: TransferModel, step: StepContext) -> Tensor:
         """Takes each process's own part of the batch."""
-        assert step.target is not None
-        p = (single(step.target.logits) / self.temperature).softmax(1)
+        p = (at_least_float32(step.target.logits) / self.temperature).softmax(1)
         entropy = -(p * p.clamp(min=1e-5).log()).sum(1).detach()
         certainty = 1 + (-entropy).exp()
         weights = len(p) * certainty / certainty.sum()
-        with exactly(p):
+        with full_precision(p):
             confusion = (p * weights[:, None]).T @ p
         confusion = confusion / (confusion.sum(1, keepdim=True) + 1e-12)  # a class that nobody predicts has no row
         return (confusion.sum() - confusion.trace()) / len(confusion)

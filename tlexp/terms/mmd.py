@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from tlexp.model import TransferModel
-from tlexp.terms.base import Step, Term, single
+from tlexp.models.transfer_model import TransferModel
+from tlexp.terms.base import StepContext, Term, at_least_float32
 
 
 class MMD(Term):
@@ -25,7 +25,7 @@ class MMD(Term):
 
     roles = ("target", "source")
     needs_labels = False
-    least = 2
+    min_batch_size = 2
 
     def __init__(
         self, name: str, weight: float = 1.0, kernels: tuple[int, ...] = (-3, -2, -1, 0, 1), unbiased: bool = True
@@ -35,11 +35,9 @@ class MMD(Term):
         self.require(ok, "kernels", kernels, "needs one exponent at least, numbers all of them")
         self.kernels, self.unbiased = tuple(kernels), unbiased
 
-    def forward(self, model: TransferModel, step: Step) -> Tensor:
+    def forward(self, model: TransferModel, step: StepContext) -> Tensor:
         """Compares each process's own parts of the batches."""
-        assert step.target is not None
-        assert step.source is not None
-        source, target = single(step.source.features), single(step.target.features)
+        source, target = at_least_float32(step.source.features), at_least_float32(step.target.features)
         both = torch.cat([source, target])
         distances = torch.cdist(both, both, compute_mode="donot_use_mm_for_euclid_dist").pow(2)
         scale = distances.detach().mean().clamp(min=torch.finfo(torch.float32).tiny)

@@ -1,4 +1,4 @@
-"""A multirun's own run in MLflow: there before any job, with the jobs nested under it by id."""
+"""A sweep's own run in MLflow: opened before any job, with the jobs nested under it."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -7,152 +7,145 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
 
-from tlexp.config import Config, content_key
-from tlexp.stopping import Stopped
+from tlexp import run_folder
+from tlexp.config.schema import Config
+from tlexp.fingerprint import content_key
+from tlexp.signals import Stopped
 from tlexp.tracking import runs
-from tlexp.tracking.record import Record, bookkeeping, final_metrics, first_line, rows
-from tlexp.tracking.stale import LOCK, close_stale, complete
-from tlexp.tracking.view import save_view
+from tlexp.tracking.client import PARENT, ROLE, search_all_runs
+from tlexp.tracking.mlflow_run import MLflowRun, best_effort, first_line
+from tlexp.tracking.orphans import close_orphans, finish_run
+from tlexp.tracking.ui_view import save_view
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
-OLDEST_FIRST = ["attributes.start_time ASC"]
-ROLE = "tlexp.role"  # tells a sweep's own run from those of jobs
+STOPPED_WITH_SWEEP = "stopped together with its sweep"
 
 
-class Parent:
-    """A sweep's run; with `tracking=none` it has no client, and nothing it is asked to do happens.
+class SweepRun:
+    """A sweep's run; with `tracking=none` it has no client, and its methods do nothing.
 
     Attributes:
-        record: its tags and files.
-        status: as which it will be closed unless an error says otherwise.
+        run: its metrics, tags and files.
+        status: with which it will be closed unless an exception says otherwise.
     """
 
-    def __init__(self, record: Record, experiment: str) -> None:
-        self.record, self.experiment = record, experiment
+    def __init__(self, run: MLflowRun, experiment: str) -> None:
+        self.run, self.experiment = run, experiment
         self.status = "FINISHED"
-        self._children: dict[str, Run] | None = None
+        self._jobs: dict[str, Run] | None = None
 
     @property
     def run_id(self) -> str | None:
         """The id that jobs are nested under; None without a store."""
-        return self.record.run_id or None
+        return self.run.run_id or None
 
-    def count(self, config: Config, folder: Path, result: Mapping[str, Any]) -> None:
-        """Makes sure that a job which is complete already has its whole record under this sweep.
+    def close_as(self, status: str) -> None:
+        """Sets the status with which the run will be closed."""
+        self.status = status
 
-        One that another sweep trained, or that was recorded in another store, is written again from its folder; one
+    def adopt(self, config: Config, folder: Path, result: Mapping[str, Any]) -> None:
+        """Makes sure that a complete job has its whole MLflow run under this sweep.
+
+        A job that another sweep trained, or that was tracked in another store, is logged again from its folder; one
         that was stopped between its result and its closing is closed.
         """
-        client = self.record.client
+        client = self.run.client
         if client is None or self.run_id is None:
             return
-        if self._children is None:  # all at once, since a sweep that goes on may count many
-            self._children = {run.data.tags["folder"]: run for run in children(client, self.experiment, self.run_id)}
-        # The lock tells others that look for what dead processes left that this record is being written.
-        with bookkeeping(f"the record of {folder.name} could not be completed"), FileLock(folder / LOCK, timeout=1):
-            known = self._children.get(str(folder)) or self._find(client, folder, config.hash)
+        if self._jobs is None:  # all at once, since a sweep that is continued may have many
+            self._jobs = {run.data.tags["folder"]: run for run in job_runs(client, self.experiment, self.run_id)}
+        lock = FileLock(folder / run_folder.LOCK, timeout=1)  # tells others that this run is being written
+        with best_effort(f"the run of {folder.name} could not be completed"), lock:
+            known = self._jobs.get(str(folder)) or self._find(client, folder, config.hash)
             if known is None:
-                run_id = _record_again(client, self.experiment, config, folder, result)
-                self._children[str(folder)] = client.get_run(run_id)
+                run_id = _log_again(client, self.experiment, config, folder, result)
+                self._jobs[str(folder)] = client.get_run(run_id)
             elif known.info.status != "FINISHED" or "score" not in known.data.metrics:
-                complete(client, known.info.run_id, folder)
-        (folder / LOCK).unlink(missing_ok=True)
+                finish_run(client, known.info.run_id, folder)
+        (folder / run_folder.LOCK).unlink(missing_ok=True)
 
     def _find(self, client: "MlflowClient", folder: Path, key: str) -> "Run | None":
         """Asks the store for one job, which may have been added since all of them were read."""
-        which = f"tags.`{runs.PARENT}` = '{self.run_id}' and tags.config_hash = '{key}'"
-        return next((r for r in found(client, self.experiment, which) if r.data.tags["folder"] == str(folder)), None)
+        which = f"tags.`{PARENT}` = '{self.run_id}' and tags.config_hash = '{key}'"
+        matches = search_all_runs(client, self.experiment, which)
+        return next((run for run in matches if run.data.tags["folder"] == str(folder)), None)
 
     def forget(self, folder: Path) -> None:
-        """Forgets what the store had of a job, since it ran."""
-        if self._children is not None:
-            self._children.pop(str(folder), None)
+        """Forgets what the store had of a job, since it ran meanwhile."""
+        if self._jobs is not None:
+            self._jobs.pop(str(folder), None)
 
-    def describe(self, layout: Mapping[str, Any]) -> None:
+    def describe(self, manifest: Mapping[str, Any]) -> None:
         """Lets MLflow's page of the sweep show what the sweep is about."""
-        if self.record.client is not None and self.run_id is not None:
-            save_view(self.record.client, self.experiment, self.run_id, layout)
+        if self.run.client is not None and self.run_id is not None:
+            save_view(self.run.client, self.experiment, self.run_id, manifest)
 
     @property
     def address(self) -> str:
-        """The page of the sweep's jobs below the address of MLflow's user interface; empty without a store."""
-        if not self.run_id:
-            return ""
-        return jobs_address(self.experiment, self.run_id)
+        """The page of the sweep's jobs, relative to the address of MLflow's user interface; empty without a store."""
+        return jobs_address(self.experiment, self.run_id) if self.run_id else ""
 
     def close_jobs(self) -> None:
-        """Closes what jobs left open whose process was ended with this one."""
-        if self.record.client is not None and self.run_id is not None:
-            with bookkeeping("the runs of jobs that were stopped could not be closed"):
-                close_stale(self.record.client, self.experiment, self.run_id, "it was ended together with its sweep")
+        """Closes the runs of jobs whose process was ended with this one."""
+        if self.run.client is not None and self.run_id is not None:
+            with best_effort("the runs of stopped jobs could not be closed"):
+                close_orphans(self.run.client, self.experiment, self.run_id, STOPPED_WITH_SWEEP)
 
 
 def jobs_address(experiment: str, run_id: str, charts: bool = True) -> str:
-    """Returns the page of a sweep's jobs below the address of MLflow's user interface, as charts or as a table."""
+    """Returns the page of a sweep's jobs relative to MLflow's user interface, as charts or as a table."""
     return f"/#/experiments/{experiment}/runs?viewStateShareKey={run_id}" + "&compareRunsMode=CHART" * charts
 
 
 @contextmanager
-def sweep_tracked(config: Config, folder: Path, name: str, tags: Mapping[str, str]) -> Iterator[Parent]:
-    """Opens a sweep's run, or the one that its folder had, and closes it as its jobs and its own end say.
+def track_sweep(config: Config, folder: Path, name: str, tags: Mapping[str, str]) -> Iterator[SweepRun]:
+    """Opens a sweep's run, or reopens that of its folder, and closes it with the status of its jobs and its own end.
 
     Raises:
         UsageError: for a store that fails.
     """
-    parent = Parent(Record(), "")
+    sweep = SweepRun(MLflowRun(), "")
     if config.tracking.backend == "mlflow":
-        client, experiment = runs.reach(config)
+        client, experiment = runs.open_store(config)
         key = content_key({"experiment": config.tracking.experiment})
-        former = runs.kept_id(folder, key)
-        if former is None or not runs.reopened(client, former):
-            described = {ROLE: "sweep", "folder": str(folder), **runs.git_state()}
-            former = client.create_run(experiment, tags=described, run_name=name).info.run_id
-            runs.keep_id(folder, former, key)
-        parent = Parent(Record(client, former), experiment)
-        parent.record.tags(tags)
+        run_id = run_folder.read_mlflow_run_id(folder, key)
+        if run_id is None or not runs.reopen_run(client, run_id):
+            own_tags = {ROLE: "sweep", "folder": str(folder), **runs.git_state()}
+            run_id = str(client.create_run(experiment, tags=own_tags, run_name=name).info.run_id)
+            run_folder.write_mlflow_run_id(folder, run_id, key)
+        sweep = SweepRun(MLflowRun(client, run_id), experiment)
+        sweep.run.set_tags(tags)
     try:
-        yield parent
+        yield sweep
     except BaseException as error:
-        parent.close_jobs()
-        parent.record.tags({"error": f"{type(error).__name__}: {first_line(error)}"})
-        parent.record.close("KILLED" if isinstance(error, Stopped | KeyboardInterrupt) else "FAILED")
+        sweep.close_jobs()
+        sweep.run.set_tags({"error": f"{type(error).__name__}: {first_line(error)}"})
+        sweep.run.close("KILLED" if isinstance(error, Stopped | KeyboardInterrupt) else "FAILED")
         raise
-    parent.close_jobs()
-    parent.record.close(parent.status)
+    sweep.close_jobs()
+    sweep.run.close(sweep.status)
 
 
-def children(client: "MlflowClient", experiment: str, parent: str) -> list["Run"]:
+def job_runs(client: "MlflowClient", experiment: str, sweep_id: str) -> list["Run"]:
     """Returns the runs nested under a sweep's, the oldest first."""
-    return found(client, experiment, f"tags.`{runs.PARENT}` = '{parent}'")
+    return search_all_runs(client, experiment, f"tags.`{PARENT}` = '{sweep_id}'")
 
 
-def found(client: "MlflowClient", experiment: str, which: str) -> list["Run"]:
-    """Returns all runs that a filter of MLflow finds, the oldest first."""
-    page = client.search_runs([experiment], which, order_by=OLDEST_FIRST)
-    everything = list(page)
-    while page.token:
-        page = client.search_runs([experiment], which, order_by=OLDEST_FIRST, page_token=page.token)
-        everything += page
-    return everything
-
-
-def _record_again(
-    client: "MlflowClient", experiment: str, config: Config, folder: Path, result: Mapping[str, Any]
-) -> str:
-    """Writes a complete run's record anew from the files in its folder; returns its id."""
-    run_id = runs.create(client, experiment, config, folder)
-    record = Record(client, run_id)
-    for row in rows(folder / "history.jsonl"):
-        record.metrics({name: row[name] for name in row if name != "epoch"}, step=row["epoch"])
-    final = final_metrics(result)
-    final.pop("seconds", None)  # measured after a run has said everything else
-    record.metrics(final, step=result["best_epoch"])
-    record.tags({"recorded_again": "true", **{f"split.{role}": key for role, key in result["split_hashes"].items()}})
-    record.artifact(folder / "metrics.json")
-    for picture in sorted(folder.glob("*.png")):
-        record.artifact(picture, "pictures")
-    record.close("FINISHED")
+def _log_again(client: "MlflowClient", experiment: str, config: Config, folder: Path, result: Mapping[str, Any]) -> str:
+    """Logs a complete run anew from the files in its folder; returns its id."""
+    run_id = runs.create_run(client, experiment, config, folder)
+    run = MLflowRun(client, run_id)
+    for row in run_folder.read_history(folder):
+        run.log_metrics({name: row[name] for name in row if name != "epoch"}, step=row["epoch"])
+    summary = run_folder.summary_metrics(result)
+    summary.pop("seconds", None)  # measured after a run has logged everything else
+    run.log_metrics(summary, step=result["best_epoch"])
+    run.set_tags({"recorded_again": "true", **{f"split.{role}": key for role, key in result["split_hashes"].items()}})
+    run.log_artifact(folder / run_folder.METRICS)
+    for figure in sorted(folder.glob("*.png")):
+        run.log_artifact(figure, "pictures")
+    run.close("FINISHED")
     return run_id

@@ -1,0 +1,137 @@
+"""Statistics of runs that share their repetitions: intervals, paired tests, families of tests and rankings."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+ROUNDING_ERROR = 1e-12  # of a subtraction: differences that vary by less do not vary
+MIN_DATA_SETS = 5  # a ranking over fewer data sets says next to nothing
+MIN_METHODS = 3
+# All signs of up to 13 pairs, SciPy's own limit for an exact permutation test; more pairs are sampled, reproducibly.
+RESAMPLES = 2**13
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean and its 95 % t interval over `n` repetitions; the bounds are NaN for a single one."""
+
+    mean: float
+    low: float
+    high: float
+    n: int
+
+
+@dataclass(frozen=True)
+class PairedDifference:
+    """The difference a - b of two sets of runs on the same repetitions.
+
+    Attributes:
+        interval: mean of the differences with its 95 % t interval.
+        p: two-sided p-value of the paired t-test; NaN where the differences do not vary.
+        d_z: effect size, mean over standard deviation of the differences.
+        wins: number of repetitions on which a is above b.
+        values: the differences.
+    """
+
+    interval: Interval
+    p: float
+    d_z: float
+    wins: int
+    values: tuple[float, ...] = ()
+
+
+def mean_interval(values: Sequence[float]) -> Interval:
+    """Returns the mean with its t interval at 95 %."""
+    sample = np.asarray(values, dtype=float)
+    n = len(sample)
+    mean = float(sample.mean())
+    half = float(stats.t.ppf(0.975, n - 1) * sample.std(ddof=1) / np.sqrt(n)) if n > 1 else float("nan")
+    return Interval(mean, mean - half, mean + half, n)
+
+
+def paired_difference(a: Sequence[float], b: Sequence[float]) -> PairedDifference:
+    """Compares values of the same repetitions, in the same order, by the paired t-test.
+
+    Raises:
+        ValueError: where the numbers of values differ.
+    """
+    if len(a) != len(b):
+        raise ValueError(f"{len(a)} and {len(b)} values cannot be paired; run both on the same seeds")
+    differences = np.asarray(a, dtype=float) - np.asarray(b, dtype=float)
+    sd = float(differences.std(ddof=1)) if len(differences) > 1 else 0.0
+    varies = sd > ROUNDING_ERROR
+    p = float(stats.ttest_1samp(differences, 0.0).pvalue) if varies else float("nan")
+    d_z = float(differences.mean() / sd) if varies else float("nan")
+    values = tuple(differences.tolist())
+    return PairedDifference(mean_interval(values), p, d_z, int((differences > 0).sum()), values)
+
+
+def wilcoxon(differences: Sequence[float]) -> tuple[float, float]:
+    """Returns statistic and two-sided p-value of Wilcoxon's signed-rank test of paired differences.
+
+    Pairs that are equal are left out, as Wilcoxon did. Without ties the p-value is exact up to 50 pairs; with ties it
+    is that of SciPy's permutation test, exact up to 13 pairs.
+
+    Raises:
+        ValueError: where all pairs are equal.
+    """
+    rounded = np.round(np.asarray(differences, dtype=float), 12)
+    nonzero = rounded[rounded != 0]
+    if not len(nonzero):
+        raise ValueError("all pairs are equal: there is nothing to test")
+    has_ties = len(np.unique(np.abs(nonzero))) < len(nonzero)
+    permutations = stats.PermutationMethod(n_resamples=RESAMPLES, rng=np.random.default_rng(0))
+    result = stats.wilcoxon(nonzero, method=permutations if has_ties else "auto")
+    return float(result.statistic), float(result.pvalue)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Returns p-values adjusted for their number (Holm 1979), in the order given.
+
+    Raises:
+        ValueError: for one outside [0, 1], NaN included.
+    """
+    if not all(0 <= p <= 1 for p in p_values):
+        raise ValueError(f"{list(p_values)}: p-values lie in [0, 1]")
+    order = np.argsort(p_values, kind="stable")
+    scaled = np.asarray(p_values, dtype=float)[order] * np.arange(len(order), 0, -1)
+    adjusted = np.empty(len(order))
+    adjusted[order] = np.minimum(1.0, np.maximum.accumulate(scaled))
+    return adjusted.tolist()
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """Methods ranked over several data sets, where a higher score is better.
+
+    Attributes:
+        mean_ranks: (methods,), 1 for the best.
+        statistic: Friedman's chi-squared.
+        p: of the hypothesis that all methods are equally good.
+        critical_difference: of mean ranks, at 5 % (Nemenyi 1963).
+    """
+
+    mean_ranks: NDArray[np.float64]
+    statistic: float
+    p: float
+    critical_difference: float
+
+
+def rank_methods(scores: NDArray[np.float64]) -> Ranking:
+    """Ranks methods by scores (data sets, methods); a row is a data set averaged over seeds, never a seed.
+
+    Raises:
+        ValueError: for fewer than five data sets or three methods.
+    """
+    data_sets, methods = scores.shape
+    if data_sets < MIN_DATA_SETS or methods < MIN_METHODS:
+        minimum = f"needs at least {MIN_DATA_SETS} and {MIN_METHODS}"
+        raise ValueError(f"{data_sets} data sets and {methods} methods: a ranking {minimum}")
+    mean_ranks = stats.rankdata(-scores, axis=1).mean(0)
+    friedman = stats.friedmanchisquare(*scores.T)
+    quantile = stats.studentized_range.ppf(0.95, methods, np.inf) / np.sqrt(2)
+    critical = float(quantile * np.sqrt(methods * (methods + 1) / (6 * data_sets)))
+    return Ranking(mean_ranks, float(friedman.statistic), float(friedman.pvalue), critical)

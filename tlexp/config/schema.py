@@ -1,0 +1,294 @@
+"""The root of the configuration: every option with its type and range, one line for each wrong value."""
+
+import math
+import re
+from collections.abc import Collection
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+from omegaconf import MISSING
+
+from tlexp.errors import UsageError
+from tlexp.fingerprint import content_key
+from tlexp.metric_names import TEST_METRICS
+from tlexp.objective.weights import FORMS, DomainWeights
+
+# Whose statistics BatchNorm layers use; tlexp/backbones/batchnorm.py says what each means.
+POLICIES = ("per_domain", "per_domain_affine", "batch", "concat", "frozen", "stochastic")
+
+
+SOURCE_RUN = "source_training"  # what the source's own run calls its strategy
+INITS = ("source", "random", "pretrained")
+# What does not change a result: locations, speed, and the recipe that other keys are made of.
+TRAINER_NOT_HASHED = ("enable_progress_bar", "logger")
+NOT_HASHED = ("tracking", "store", "recipe", "cache", "cache_gb", "workers", "checkpoint_minutes", "resume", "sweep")
+
+
+def _require(holds: bool, key: str, value: object, remedy: str) -> None:
+    if not holds:
+        raise UsageError(f"{key}={value}: {remedy}")
+
+
+def _one_of(key: str, value: object, choices: Collection[str]) -> None:
+    _require(value in choices, key, value, f"choose one of {', '.join(choices)}")
+
+
+def _positive(**values: float | None) -> None:
+    for key, value in values.items():
+        ok = value is None or (math.isfinite(value) and value > 0)
+        _require(ok, key.replace("__", "."), value, "must be a finite number above 0")
+
+
+@dataclass
+class RecipeConfig:
+    """What a strategy brings along unless the command line says otherwise."""
+
+    init: str = MISSING
+    epochs: int = MISSING
+    lr: float = MISSING
+    norm: str = "per_domain"
+
+
+@dataclass
+class DataConfig:
+    """A pair of data sets and the label budget of its target."""
+
+    name: str = MISSING
+    target: dict[str, Any] = MISSING
+    source: dict[str, Any] | None = None
+    shifted: dict[str, Any] | None = None  # the target's classes under other conditions: tested, nothing else
+    shots: int | None = None  # labels a class
+    fraction: float | None = None  # of the labels outside the test split
+    draw: int = 0  # which labels the budget buys
+    val: str = "in_budget"  # in_budget: a fifth of the budget; large: all the rest allows, optimistic
+    test_fraction: float = 0.4
+    sampling: str = "shuffled"  # shuffled: each example once an epoch; balanced: each class equally often
+    unlabelled: bool = False  # terms without need of labels see all that neither validates nor tests
+
+    def __post_init__(self) -> None:
+        _one_of("data.val", self.val, ("in_budget", "large"))
+        _one_of("data.sampling", self.sampling, ("shuffled", "balanced"))
+        ok = 0 < self.test_fraction < 1
+        _require(ok, "data.test_fraction", self.test_fraction, "must lie between 0 and 1")
+        ok = self.shots is None or self.shots >= (2 if self.val == "in_budget" else 1)
+        remedy = "at least 2 labels a class, one to train and one to validate (1 with data.val=large)"
+        _require(ok, "data.shots", self.shots, remedy)
+        ok = self.fraction is None or 0 < self.fraction <= 1
+        _require(ok, "data.fraction", self.fraction, "must lie in (0, 1]")
+        both = self.shots is not None and self.fraction is not None
+        remedy = f"the budget is set already by data.shots={self.shots}; add data.shots=null"
+        _require(not both, "data.fraction", self.fraction, remedy)
+
+
+@dataclass
+class ObjectiveConfig:
+    """How the two losses combine and what each of them is."""
+
+    form: str = "sum"
+    label_smoothing: float = 0.0
+    class_weights: str = "none"
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    allow_inert_alpha: bool = False
+
+    def __post_init__(self) -> None:
+        _one_of("objective.form", self.form, FORMS)
+        _one_of("objective.class_weights", self.class_weights, ("none", "balanced"))
+        ok = 0 <= self.label_smoothing < 1
+        _require(ok, "objective.label_smoothing", self.label_smoothing, "must lie in [0, 1)")
+        for key, value in (("mixup", self.mixup), ("cutmix", self.cutmix)):
+            ok = math.isfinite(value) and value >= 0
+            _require(ok, f"objective.{key}", value, "must be finite and >= 0: both parameters of a beta distribution")
+
+    @property
+    def mixes(self) -> bool:
+        """Whether training pictures are mixed with each other."""
+        return self.mixup > 0 or self.cutmix > 0
+
+
+@dataclass
+class PretrainConfig:
+    """The recipe of the source's own run, which `init=source` starts from."""
+
+    init: str = "random"
+    epochs: int = MISSING
+    lr: float = MISSING
+    batch_size: int = MISSING
+    seed: int = 0
+    optimizer: dict[str, Any] = MISSING
+    schedule: dict[str, Any] = MISSING
+    augment: dict[str, Any] = MISSING
+
+    def __post_init__(self) -> None:
+        remedy = "the source's own run starts from random, pretrained or a path"
+        _require(self.init != "source", "pretrain.init", self.init, remedy)
+        _positive(pretrain__epochs=self.epochs, pretrain__lr=self.lr, pretrain__batch_size=self.batch_size)
+
+
+@dataclass
+class TrackingConfig:
+    """Where results go beside the run's own folder."""
+
+    backend: str = MISSING
+    uri: str | None = None
+    experiment: str = "tlexp"
+    log_checkpoint: bool = False
+    parent: str | None = None  # the run id of the sweep that a job belongs to, which gives its jobs their names
+    run_name: str | None = None
+
+    def __post_init__(self) -> None:
+        _one_of("tracking.backend", self.backend, ("mlflow", "none"))
+        plain = self.uri is not None and ("://" not in self.uri or self.uri.startswith("file:"))
+        remedy = "MLflow keeps no runs in plain folders any more; use sqlite:////absolute/path.db or a server's address"
+        _require(not plain or self.uri == "databricks", "tracking.uri", self.uri, remedy)
+        _require(bool(self.experiment.strip()), "tracking.experiment", repr(self.experiment), "needs a name")
+
+
+@dataclass
+class SweepConfig:
+    """How a multirun goes on, and what its comparison compares; `conf/config.yaml` says more."""
+
+    name: str | None = None
+    out: str = MISSING
+    fail_fast: bool = False
+    methods: list[str] | None = None
+    baseline: str | None = None
+    metric: str = "test/target/accuracy"
+    trials: int | None = None
+    sampler: dict[str, Any] = MISSING
+    pruner: Any = None
+
+    def __post_init__(self) -> None:
+        _positive(sweep__trials=self.trials)
+        remedy = "a job has no say in whether it is worth its time; leave it null, and use patience= or fewer epochs="
+        _require(self.pruner is None, "sweep.pruner", self.pruner, remedy)
+        _one_of("sweep.metric", self.metric, TEST_METRICS)
+        ok = self.baseline is None or "=" in self.baseline
+        _require(
+            ok,
+            "sweep.baseline",
+            self.baseline,
+            "needs an axis and its value, in quotes: 'sweep.baseline=\"strategy=scratch\"'",
+        )
+
+
+@dataclass
+class Config:
+    """One point on the axes start, strategy, objective, backbone and data, and how to train it."""
+
+    data: DataConfig = MISSING
+    backbone: dict[str, Any] = MISSING
+    strategy: dict[str, Any] = MISSING
+    recipe: RecipeConfig = MISSING
+    objective: ObjectiveConfig = MISSING
+    optimizer: dict[str, Any] = MISSING
+    schedule: dict[str, Any] = MISSING
+    augment: dict[str, Any] = MISSING
+    pretrain: PretrainConfig = MISSING
+    trainer: dict[str, Any] = MISSING
+    tracking: TrackingConfig = MISSING
+    sweep: SweepConfig = MISSING
+    terms: dict[str, Any] = field(default_factory=dict)
+    alpha: float = 0.0
+    init: str = MISSING
+    head: str = "auto"
+    head_hidden: int = 0
+    head_dropout: float = 0.0
+    norm: str = MISSING
+    norm_p: float = 0.5
+    seed: int = 0
+    split_seed: int = 0
+    epochs: int = MISSING
+    lr: float = MISSING
+    lr_find: bool = False
+    batch_size: int = MISSING
+    monitor: str = MISSING
+    patience: int | None = None
+    allow_partial: bool = False
+    store: str = MISSING
+    cache: str = MISSING
+    cache_gb: float = 20.0
+    workers: int | None = None
+    checkpoint_minutes: float = 5.0
+    resume: str | None = None
+
+    def __post_init__(self) -> None:
+        DomainWeights(self.alpha)  # checks its range
+        _one_of("head", self.head, ("auto", "one", "two"))
+        _require(self.head_hidden >= 0, "head_hidden", self.head_hidden, "units of a hidden layer, or 0 for none")
+        _require(0 <= self.head_dropout < 1, "head_dropout", self.head_dropout, "must lie in [0, 1)")
+        _one_of("norm", self.norm, POLICIES)
+        _require(0 <= self.norm_p <= 1, "norm_p", self.norm_p, "must lie in [0, 1]")
+        _positive(epochs=self.epochs, lr=self.lr, batch_size=self.batch_size, patience=self.patience)
+        ok = math.isfinite(self.cache_gb) and self.cache_gb >= 0
+        _require(ok, "cache_gb", self.cache_gb, "must be finite and >= 0; 0 keeps no pictures")
+        ok = math.isfinite(self.checkpoint_minutes) and self.checkpoint_minutes >= 0
+        _require(ok, "checkpoint_minutes", self.checkpoint_minutes, "must be finite and >= 0; 0 is after every epoch")
+        ok = self.workers is None or self.workers >= 0
+        _require(ok, "workers", self.workers, "must be >= 0, or null for what the machine can spare")
+        if self.data.source is None:
+            _require(
+                not self.weights.trains_source, "alpha", self.alpha, f"data={self.data.name} has no source; use alpha=0"
+            )
+            remedy = f"data={self.data.name} has no source; use init=random, init=pretrained or a path"
+            _require(self.init != "source", "init", self.init, remedy)
+
+    @property
+    def weights(self) -> DomainWeights:
+        """What alpha means for this run: which domains train, and with what weight."""
+        return DomainWeights(self.alpha, self.objective.form)
+
+    def without(self, *sections: str) -> dict[str, Any]:
+        """Returns the configuration as plain values, less the named sections."""
+        return {key: value for key, value in asdict(self).items() if key not in sections}
+
+    def redacted(self) -> dict[str, Any]:
+        """Returns the configuration as plain values that may be kept beside results: without a store's password."""
+        return {**asdict(self), "tracking": {**asdict(self.tracking), "uri": redact_uri(self.tracking.uri)}}
+
+    @property
+    def label(self) -> str:
+        """Returns a name to read: strategy, data, alpha and seed."""
+        return f"{self.strategy['name']}-{self.data.name}-a{self.alpha:g}-s{self.seed}"
+
+    @property
+    def hash(self) -> str:
+        """A key of everything that may change the result: 12 hexadecimal digits."""
+        trainer = {key: value for key, value in self.trainer.items() if key not in TRAINER_NOT_HASHED}
+        return content_key({**self.without(*NOT_HASHED), "trainer": trainer})
+
+    def source_task(self) -> "Config":
+        """Returns the run that `init=source` starts from: the source as target, everything trained from scratch."""
+        source = dict(self.data.source or {})
+        data = DataConfig(name=f"{source['name']}_alone", target=source, test_fraction=self.data.test_fraction)
+        pretrain = self.pretrain
+        return replace(
+            self,
+            data=data,
+            strategy={"_target_": "tlexp.strategies.finetune.Finetune", "name": SOURCE_RUN},
+            recipe=RecipeConfig(pretrain.init, pretrain.epochs, pretrain.lr),
+            objective=ObjectiveConfig(),
+            terms={},
+            optimizer=pretrain.optimizer,
+            schedule=pretrain.schedule,
+            augment=pretrain.augment,
+            trainer={**self.trainer, "max_epochs": pretrain.epochs},
+            alpha=0.0,
+            init=pretrain.init,
+            head="auto",
+            norm="per_domain",
+            norm_p=0.5,
+            lr_find=False,
+            allow_partial=False,
+            seed=pretrain.seed,
+            epochs=pretrain.epochs,
+            lr=pretrain.lr,
+            batch_size=pretrain.batch_size,
+            monitor="val/target/nll",
+            patience=None,
+        )
+
+
+def redact_uri(uri: str | None) -> str | None:
+    """Returns an address as it may be shown and kept."""
+    return re.sub(r"(://[^:/@]*):[^@]*@", r"\1:***@", uri) if uri else uri

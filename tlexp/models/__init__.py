@@ -1,0 +1,1 @@
+"""Networks on top of backbones: heads by domain, and heads that are solved rather than trained."""

@@ -1,0 +1,176 @@
+"""What a person sees of a run: a report before training and the result at its end."""
+
+from collections.abc import Mapping, Sequence, Set
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+from rich.markup import escape
+from rich.table import Table
+from torch import nn
+
+from tlexp.config.schema import Config, redact_uri
+from tlexp.data.datamodule import TransferDataModule
+from tlexp.models.transfer_model import TransferModel
+from tlexp.reporting.console import Output
+from tlexp.reporting.data_report import facts_table
+from tlexp.training.setup import RunComponents
+
+
+class StartReport(pl.Callback):
+    """Prints what will happen, once everything that decides it exists and before the first step."""
+
+    def __init__(self, config: Config, components: RunComponents, output: Output) -> None:
+        self.config, self.components, self.output = config, components, output
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Prints the run, its data, and every stage with its mode and learning rate, on the first process."""
+        if not trainer.is_global_zero:
+            return
+        pl_module.train()
+        console, task = self.output.report, self.components.task
+        console.print(facts_table("Run", start_facts(self.config, self.components, trainer)))
+        console.print(data_table(self.components.data))
+        groups = trainer.optimizers[0].param_groups
+        rates = {group["name"].removesuffix("/no_decay"): group["initial_lr"] for group in groups}
+        trained = [task.strategy.trainable(epoch) for epoch in task.optimization.epochs]
+        console.print(stage_table(task.model, rates, trained, dict(task.terms)))
+
+
+def start_facts(config: Config, components: RunComponents, trainer: pl.Trainer) -> dict[str, object]:
+    """Returns what a reader should know before the first step, in order."""
+    data, task = components.data, components.task
+    notices = [*components.notices, *data.notices()]
+    if config.data.val == "large":
+        notices.append("data.val=large validates on labels outside the budget: an optimistic choice of checkpoint")
+    cycled = data.steps * data.batch_size
+    seen = {"target": data.domains["target"].sizes()["train"], "source": cycled, "unlabelled": cycled}
+    examples = ", ".join(f"{seen[role]} of the {role}" for role in data.train_roles)
+    steps, batches = int(trainer.estimated_stepping_batches), trainer.num_training_batches
+    facts: dict[str, object] = {
+        "strategy": config.strategy["name"],
+        "objective": config.weights,
+        "terms": " + ".join(f"{term.weight:g} * {name}" for name, term in task.terms.items()),
+        "backbone": config.backbone["name"],
+        "input": data.spec,
+        "weights": components.start.weights,
+        "augmentation": _augmentation(config),
+        "heads": ", ".join(f"{role}: {count} classes" for role, count in task.model.classes.items()),
+        "batch": f"at most {config.batch_size} of each of {', '.join(data.train_roles)}, {_processes(trainer)}",
+        "steps": f"{steps} in {trainer.max_epochs} epochs of {batches} batches, {examples}",
+        "resumed": f"after epoch {trainer.current_epoch}" if trainer.current_epoch else "",
+        "device": f"{trainer.strategy.root_device}, precision {trainer.precision}",
+        "learning rate": f"{task.lr:g}, from lr_find (lr_find.png)" if config.lr_find else "",
+        "checkpoint": f"best {config.monitor}",
+        "seeds": f"seed {config.seed}, split_seed {config.split_seed}, config {config.hash}",
+    }
+    facts = {key: value for key, value in facts.items() if value}
+    return facts | ({"note": "\n".join(notices)} if notices else {})
+
+
+def _processes(trainer: pl.Trainer) -> str:
+    return "1 process" if trainer.world_size == 1 else f"{trainer.world_size} processes"
+
+
+def _augmentation(config: Config) -> str:
+    """Returns the random augmentation of training inputs; empty for none."""
+    parts = [f"augment {config.augment['name']}"] if config.augment["name"] != "none" else []
+    mixing = {"mixup": config.objective.mixup, "cutmix": config.objective.cutmix}
+    parts += [f"{name} {value:g}" for name, value in mixing.items() if value]
+    parts += ["every class equally often"] if config.data.sampling == "balanced" else []
+    return ", ".join(parts)
+
+
+def data_table(data: TransferDataModule) -> Table:
+    """Returns counts, classes and the hash of the split for each role."""
+    columns = ("role", "data", "classes", "train", "val", "test", "split")
+    truncated = {role: data.truncated(role) for role in data.domains}
+    lines = (f"{count:,} texts of the {role} are truncated" for role, count in truncated.items() if count)
+    caption = ", ".join(lines)
+    table = Table(*columns, title="Data", title_justify="left", caption=caption or None, caption_justify="left")
+    for role, domain in [*data.domains.items(), *([("shifted", data.shifted)] if data.shifted else [])]:
+        sizes = [str(size) if role != "shifted" or split == "test" else "-" for split, size in domain.sizes().items()]
+        classes = domain.samples.classes
+        names = ", ".join(classes[:10]) + (", ..." if len(classes) > 10 else "")
+        cells = (domain.samples.name, f"{len(classes)}: {names}")
+        table.add_row(role, *map(escape, cells), *sizes, domain.split_hash)
+    return table
+
+
+def stage_table(
+    model: TransferModel, rates: Mapping[str, float], trained: Sequence[Set[str]], terms: Mapping[str, nn.Module]
+) -> Table:
+    """Returns each stage's parameters, when it trains, its mode in the first epoch and its learning rate.
+
+    Args:
+        model: as it is in the first epoch.
+        rates: of the stages that ever train.
+        trained: the names of the stages that train, by epoch.
+        terms: those with parameters of their own have a row each.
+    """
+    table = Table("stage", "parameters", "trains", "mode", "lr", title="Stages", title_justify="left")
+    parameters = dict(model.named_parameters())
+    for stage in model.stages:
+        modes = {"train" if model.get_submodule(name).training else "eval" for name in stage.modules}
+        count = sum(parameters[name].numel() for name in stage.parameters)
+        rate = f"{rates[stage.name]:g}" if stage.name in rates else "-"
+        when = epochs_in_words([stage.name in names for names in trained])
+        table.add_row(stage.name, f"{count:,}", when, " and ".join(sorted(modes)) or "-", rate)
+    for name, term in terms.items():
+        if count := sum(p.numel() for p in term.parameters() if p.requires_grad):
+            table.add_row(f"terms.{name}", f"{count:,}", "yes", "train", f"{rates[f'terms.{name}']:g}")
+    total = sum(p.numel() for p in model.parameters())
+    trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    suffix = "" if len(set(map(frozenset, trained))) == 1 else " in epoch 1"
+    table.add_row("all", f"{total:,}", f"{trainable:,}{suffix}", "", "")
+    return table
+
+
+def epochs_in_words(by_epoch: Sequence[bool]) -> str:
+    """Returns in words in which epochs a stage trains, counted from 1."""
+    if all(by_epoch):
+        return "yes"
+    if not any(by_epoch):
+        return "frozen"
+    changes = [epoch for epoch in range(1, len(by_epoch)) if by_epoch[epoch] != by_epoch[epoch - 1]]
+    starts = ([0] if by_epoch[0] else []) + [epoch for epoch in changes if by_epoch[epoch]]
+    stops = [epoch for epoch in changes if not by_epoch[epoch]] + ([len(by_epoch)] if by_epoch[-1] else [])
+    spans = zip(starts, stops, strict=True)
+    return ", ".join(f"epochs {start + 1} to {stop}" if stop > start + 1 else f"epoch {stop}" for start, stop in spans)
+
+
+def print_result(
+    config: Config, components: RunComponents, metrics: Mapping[str, Any], folder: Path, output: Output
+) -> None:
+    """Prints the result, what it rests on and where it is stored."""
+    console = output.report
+    table = Table("metric", "validation", "test", title="Result of the kept checkpoint", title_justify="left")
+    floats = (name for name, value in metrics.items() if isinstance(value, float))
+    names = sorted({name.split("/", 1)[1] for name in floats if name.startswith(("val/", "test/"))}, key=_order)
+    for name in names:
+        val, test = (metrics.get(f"{split}/{name}") for split in ("val", "test"))
+        table.add_row(name, "-" if val is None else f"{val:.4f}", "-" if test is None else f"{test:.4f}")
+    console.print(table)
+    low, high = metrics["test/target/accuracy_ci95"]
+    accuracy, tested = metrics["test/target/accuracy"], metrics["test_examples"]
+    interval = f"95 % interval {low:.4f} to {high:.4f}, {tested} {components.data.spec.kind}"
+    console.print(f"target test accuracy [bold]{accuracy:.4f}[/], {interval}")
+    if "forgetting" in metrics:
+        after, change = metrics["test/source/accuracy"], -metrics["forgetting"]
+        console.print(f"source test accuracy {after:.4f}, {change:+.4f} since its own training")
+    for name, value in components.task.strategy.selected().items():
+        console.print(f"chosen by validation: {name} = {value:g}")
+    uri = redact_uri(config.tracking.uri)
+    lines = [f"weights: {components.start.weights}", f"folder: {folder}"]
+    if uri is not None:
+        lines.append(f"compare: {'mlflow ui --backend-store-uri ' if uri.startswith('sqlite:') else ''}{uri}")
+    for line in lines:
+        console.print(line, soft_wrap=True, markup=False)
+    if not output.report_is_shown:
+        line = f"{config.tracking.run_name or config.label}: target test accuracy {accuracy:.4f}, "
+        line += f"{config.monitor} {metrics['score']:.4f}, {metrics['fit_seconds']:.1f} s"
+        output.screen.print(line, soft_wrap=True, markup=False)
+
+
+def _order(name: str) -> tuple[bool, str]:
+    return not name.startswith("target"), name

@@ -1,0 +1,83 @@
+"""Resuming an interrupted run at the end of an epoch, with the result of a run that was never interrupted.
+
+What an epoch does depends on its number and on the state in the checkpoint alone: which stages train, the batches, the
+randomness of dropout and augmentation, the learning rates. So a resumed run ends with the same weights to the bit.
+"""
+
+import logging
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import Checkpoint
+
+from tlexp import run_folder
+from tlexp.config.schema import Config
+from tlexp.errors import UsageError
+
+log = logging.getLogger(__name__)
+
+
+class LastCheckpoint(Checkpoint):
+    """Saves the state at the end of an epoch from time to time, in one piece: a kill meanwhile leaves the previous one.
+
+    Args:
+        folder: of the run.
+        minutes: between two saves at least; 0 saves after every epoch.
+    """
+
+    def __init__(self, folder: Path, minutes: float) -> None:
+        self.file, self.minutes = folder / run_folder.LAST_CHECKPOINT, minutes
+        self._written = time.monotonic()
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Saves if it is time, which one process decides, since clocks differ."""
+        due = time.monotonic() - self._written >= 60 * self.minutes
+        if not trainer.strategy.broadcast(due):
+            return
+        temporary = self.file.with_suffix(".tmp")
+        trainer.save_checkpoint(temporary)
+        if trainer.is_global_zero:
+            temporary.replace(self.file)
+        self._written = time.monotonic()
+
+
+class Interrupted(NamedTuple):
+    """Where a run resumes.
+
+    Attributes:
+        file: the checkpoint.
+        epoch: the one that comes next, counted from 0.
+        lr: the head's learning rate, which lr_find may have chosen.
+        stopped: whether training had been stopped early already, so that the test comes next.
+    """
+
+    file: Path
+    epoch: int
+    lr: float
+    stopped: bool
+
+
+def find_interrupted(config: Config, folder: Path) -> Interrupted | None:
+    """Returns where the run of a folder resumes; None where it starts from the beginning.
+
+    Raises:
+        UsageError: for a run whose folder has been moved, since its checkpoints name each other.
+    """
+    if not (file := folder / run_folder.LAST_CHECKPOINT).exists():
+        return None
+    try:
+        content: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:  # a corrupt file fails in many ways
+        log.warning("%s: not a readable checkpoint (%s); the run starts from the beginning", file, error)
+        return None
+    metadata = content["tlexp"]
+    if metadata.get("config_hash") != config.hash:
+        log.warning("%s: is of another configuration; the run starts from the beginning", file)
+        return None
+    folders = [Path(state["dirpath"]) for state in content["callbacks"].values() if "dirpath" in state]
+    if moved := [path for path in folders if path.resolve() != folder.resolve()]:
+        raise UsageError(f"{folder}: this run was in {moved[0]}; move it back, or start a new one")
+    return Interrupted(file, content["epoch"] + 1, metadata.get("lr", config.lr), metadata["stopped"])

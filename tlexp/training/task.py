@@ -1,0 +1,264 @@
+"""The one LightningModule: what a training step, a validation and a checkpoint are."""
+
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
+from types import MappingProxyType
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from tlexp.data.batches import Batch
+from tlexp.models.transfer_model import TransferModel
+from tlexp.objective.joint import Objective
+from tlexp.rng import derive_seed, fork_rng
+from tlexp.strategies.base import Strategy
+from tlexp.terms.base import DomainOutput, StepContext, Term
+from tlexp.training.metrics import DomainMetrics, TermMetric, TrainingMetrics
+from tlexp.training.optim import Optimization, parameter_groups, split_by_decay, trained_stages
+
+ROLES = ("target", "source", "unlabelled")  # in the order in which their batches pass through the model
+
+
+class TransferTask(pl.LightningModule):
+    """Trains a model under a strategy on the joint objective and its terms.
+
+    Args:
+        model: backbone and heads.
+        strategy: what trains and how fast; already prepared.
+        objective: the joint objective.
+        terms: further losses by name; already prepared.
+        optimization: optimizer, schedule, learning rate and epochs.
+        num_classes: number of classes of each tested role; all but `shifted` are validated too.
+        seed: of the named streams for dropout.
+        metadata: plain values that let a checkpoint be understood without its configuration.
+        joint_forward: whether all roles pass through the backbone in one batch.
+    """
+
+    def __init__(
+        self,
+        model: TransferModel,
+        strategy: Strategy,
+        objective: Objective,
+        terms: Mapping[str, Term],
+        optimization: Optimization,
+        num_classes: Mapping[str, int],
+        seed: int = 0,
+        metadata: dict[str, Any] | None = None,
+        joint_forward: bool = False,
+    ) -> None:
+        super().__init__()
+        self.model, self.strategy, self.objective = model, strategy, objective
+        self.terms = nn.ModuleDict(dict(terms))
+        self.optimization, self.lr = optimization, optimization.lr
+        self.seed, self.metadata, self.joint_forward = seed, metadata or {}, joint_forward
+        self.tested_roles = list(num_classes)
+        evaluated = {f"{split}/{role}": n for role, n in num_classes.items() for split in ("val", "test")}
+        evaluated.pop("val/shifted", None)
+        self.metrics = nn.ModuleDict(
+            {
+                **{f"train/{role}": TrainingMetrics() for role in objective.roles},
+                **{f"train/terms/{name}": TermMetric() for name in terms},
+                **{key: DomainMetrics(n) for key, n in evaluated.items()},
+            }
+        )
+        self._steps_followed = 0
+        # Whatever trains in some epoch has a gradient now, so that several processes agree to average it.
+        model.set_trainable(trained_stages(strategy, optimization.epochs))
+
+    @property
+    def has_phases(self) -> bool:
+        """Whether different stages train in different epochs."""
+        epochs = self.optimization.epochs
+        return len({frozenset(self.strategy.trainable(epoch)) for epoch in epochs}) > 1
+
+    def use_lr(self, lr: float) -> None:
+        """Replaces the head's learning rate, before the optimizer exists."""
+        self.lr = lr
+
+    # Training -----------------------------------------------------------------------------------------------
+
+    def on_fit_start(self) -> None:
+        """Sets what trains first, before it is reported, and lets strategy and terms measure what they need."""
+        self.model.set_trainable(self.strategy.trainable(self.current_epoch))
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        if data is not None and data.first_epoch == 0:  # a resumed run has it in its checkpoint
+            self.strategy.on_fit_start(self.model, self.objective, data)
+            for term in self.all_terms():
+                term.on_fit_start(self.model, data)
+
+    def on_train_epoch_start(self) -> None:
+        """Sets what trains and the randomness of this epoch from its number alone, so that a resumed run agrees."""
+        self.model.set_trainable(self.strategy.trainable(self.current_epoch))
+        self.train()
+        torch.manual_seed(derive_seed(self.seed, "dropout/target", self.current_epoch, self.global_rank))
+
+    def training_step(self, batch: dict[str, Batch], batch_idx: int) -> Tensor:
+        """Returns the objective with its terms, shape ()."""
+        outputs = self._forward_roles(batch, batch_idx)
+        loss: Tensor = self.objective({role: self._loss(role, outputs[role]) for role in self.objective.roles})
+        for term in self.all_terms():
+            loss = loss + self._weighted_term(term, outputs, batch_idx)
+        return loss
+
+    def _forward_roles(self, batch: dict[str, Batch], batch_idx: int) -> dict[str, DomainOutput]:
+        """Passes each role's batch through the model, in the order of `ROLES`."""
+        roles = [role for role in ROLES if role in batch]
+        mixed = {role: self._mixed(role, batch[role], batch_idx) for role in roles}
+        joint = self.model.features_together([mixed[role][0] for role in roles]) if self.joint_forward else None
+        outputs: dict[str, DomainOutput] = {}
+        for index, role in enumerate(roles):
+            with self._dropout_stream(role, batch_idx):
+                features = joint[index] if joint else self.model.features(mixed[role][0], role)
+                logits = self.model.classify(features, role)
+            view = batch[role].second_view
+            second_view = None if view is None else self.model.as_input(view)
+            outputs[role] = DomainOutput(*mixed[role], features, logits, batch[role].ddp_scale, second_view)
+        return outputs
+
+    def _dropout_stream(self, role: str, batch_idx: int) -> AbstractContextManager[None]:
+        """Gives all roles but the target a dropout stream of their own: the target's dropout is that of alpha = 0."""
+        if role == "target":
+            return nullcontext()
+        return fork_rng(self.seed, f"dropout/{role}", self.current_epoch, batch_idx, self.global_rank)
+
+    def _mixed(self, role: str, batch: Batch, batch_idx: int) -> tuple[Any, Tensor]:
+        inputs, labels = self.model.as_input(batch.inputs), batch.labels
+        if not self.objective.mixes(role):
+            return inputs, labels
+        with fork_rng(self.seed, "mix", role, self.current_epoch, batch_idx, self.global_rank):
+            return self.objective.mix(role, inputs, labels)
+
+    def _loss(self, role: str, output: DomainOutput) -> Tensor:
+        loss = self.objective.loss(role, output.logits, output.labels)
+        self.metrics[f"train/{role}"].update(loss, output.logits, output.labels)  # type: ignore[operator]
+        return loss if output.ddp_scale == 1.0 else loss * output.ddp_scale
+
+    def all_terms(self) -> list[Term]:
+        """Returns the terms."""
+        return [term for term in self.terms.values() if isinstance(term, Term)]
+
+    def _weighted_term(self, term: Term, outputs: dict[str, DomainOutput], batch_idx: int) -> Tensor:
+        target = outputs.get("target")
+        if not term.needs_labels:
+            target = outputs.get("unlabelled", target)
+        step = StepContext(target, outputs.get("source"), self._progress())
+        with fork_rng(self.seed, "terms", term.name, self.current_epoch, batch_idx, self.global_rank):
+            value: Tensor = term(self.model, step)
+        self.metrics[f"train/terms/{term.name}"].update(value.detach())  # type: ignore[operator]
+        return term.weight * value
+
+    def _progress(self) -> float:
+        """Returns the fraction of all optimizer steps that have been taken; 0 outside of training."""
+        trainer = self._trainer
+        return 0.0 if trainer is None else min(1.0, trainer.global_step / int(trainer.estimated_stepping_batches))
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Lets terms follow what the optimizer has done."""
+        if self.trainer.global_step == self._steps_followed:  # gradients are still being accumulated
+            return
+        self._steps_followed = self.trainer.global_step
+        for term in self.all_terms():
+            term.after_step(self.model)
+
+    def on_train_epoch_end(self) -> None:
+        """Logs `train/<role>/<metric>`, `train/terms/<term>` and `train/lr`."""
+        lr = self.trainer.optimizers[0].param_groups[-1]["lr"]
+        self._log("train", {"train/lr": torch.tensor(lr, dtype=torch.float64)})
+
+    def build_optimizer(self) -> Optimizer:
+        """Returns an optimizer with every parameter that ever trains in exactly one named group."""
+        groups = parameter_groups(self.model, self.strategy, self.lr, self.optimization.epochs)
+        for term in self.all_terms():
+            parameters = [p for p in term.parameters() if p.requires_grad]
+            groups += split_by_decay(parameters, f"terms.{term.name}", self.lr)
+        return self.optimization.make_optimizer(groups, lr=self.lr)
+
+    def configure_optimizers(self) -> Any:
+        """Adds the schedule, which counts optimizer steps whatever a batch, an epoch or accumulation is."""
+        optimizer = self.build_optimizer()
+        total = int(self.trainer.estimated_stepping_batches)
+        scheduler = LambdaLR(optimizer, partial(_schedule_factor, self.optimization.schedule, total))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Optimizer,
+        gradient_clip_val: int | float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clips a separate source head and the terms' parameters separately, so as not to shrink the target's step."""
+        if not gradient_clip_val:
+            return
+        named = list(self.model.named_parameters())
+        source_head = [p for name, p in named if name.startswith("heads.source.")]
+        rest = [p for name, p in named if not name.startswith("heads.source.")]
+        for parameters in (source_head, rest, list(self.terms.parameters())):
+            if gradient_clip_algorithm == "value":
+                nn.utils.clip_grad_value_(parameters, gradient_clip_val)
+            else:
+                nn.utils.clip_grad_norm_(parameters, gradient_clip_val)
+
+    # Evaluation ---------------------------------------------------------------------------------------------
+
+    def on_validation_epoch_start(self) -> None:
+        """Averages trained running statistics over processes before they evaluate; what is frozen is not touched."""
+        if self.trainer.world_size > 1:
+            for buffer in self.model.trained_statistics():
+                torch.distributed.all_reduce(buffer)
+                buffer /= self.trainer.world_size
+
+    def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Adds a batch to the metrics of its role."""
+        self._evaluate("val", batch, dataloader_idx)
+
+    def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Adds a batch to the metrics of its role."""
+        self._evaluate("test", batch, dataloader_idx)
+
+    def _evaluate(self, split: str, batch: Batch, role_index: int) -> None:
+        role = self.tested_roles[role_index]
+        self.metrics[f"{split}/{role}"].update(self.model(batch.inputs, role), batch.labels)  # type: ignore[operator]
+
+    def on_validation_epoch_end(self) -> None:
+        """Logs `val/<role>/<metric>`."""
+        self._log("val")
+
+    def on_test_epoch_end(self) -> None:
+        """Logs `test/<role>/<metric>` and keeps the target's confusion matrix (classes, classes), rows true classes."""
+        target: Any = self.metrics["test/target"]
+        self.confusion = target.confusion.compute().cpu()
+        self._log("test")
+
+    def _log(self, split: str, others: Mapping[str, Tensor] = MappingProxyType({})) -> None:
+        """Logs and resets all metrics of a split; training, validation and test take the same route."""
+        values: dict[str, Tensor] = {}
+        for key, metric in self.metrics.items():
+            if key.startswith(f"{split}/"):
+                result = metric.compute()  # type: ignore[operator]
+                values |= (
+                    {f"{key}/{name}": v for name, v in result.items()} if isinstance(result, dict) else {key: result}
+                )
+                metric.reset()  # type: ignore[operator]
+        self.log_dict({**values, **others}, sync_dist=True)
+
+    # Checkpoints --------------------------------------------------------------------------------------------
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Adds what makes the file readable by itself: plain values only, so that `weights_only=True` loads it."""
+        logged = self.trainer.callback_metrics.items()
+        checkpoint["tlexp"] = {
+            **self.metadata,
+            "lr": self.lr,
+            "metrics": {name: float(value) for name, value in logged if name.startswith("val/")},
+            "stopped": bool(self.trainer.should_stop),
+        }
+
+
+def _schedule_factor(schedule: Any, total: int, step: int) -> float:
+    factor: float = schedule(step, total)
+    return factor
