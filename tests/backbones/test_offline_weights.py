@@ -11,12 +11,12 @@ import skimage
 import torch
 from timm.data import ImageNetInfo
 
-from tests.conftest import ROOT, compose
-from tlexp.assemble import assemble
+from tests.helpers import ROOT, compose
 from tlexp.backbones.timm import TimmBackbone
 from tlexp.backbones.weights import load_backbone, read_checkpoint
-from tlexp.data.folder import image_folder
-from tlexp.data.images import ImageFiles
+from tlexp.data.images.sources import ImageFiles
+from tlexp.data.readers.folder import image_folder
+from tlexp.run.build import build
 
 PHOTOS = Path(skimage.__file__).parent / "data"
 SHARED = ROOT.parent / "shared/data"
@@ -42,13 +42,13 @@ def classifier(file, name="tf_efficientnet_lite0"):
     backbone = TimmBackbone(name)
     tensors, _ = read_checkpoint(file)
     loaded = load_backbone(backbone, tensors, str(file), allow_partial=False)
-    assert (loaded.loaded, set(loaded.left_out)) == (loaded.total, {"classifier.weight", "classifier.bias"})
+    assert (loaded.loaded, set(loaded.unexpected)) == (loaded.total, {"classifier.weight", "classifier.bias"})
     backbone.eval()
 
     @torch.no_grad()
     def probabilities(files, **changes):
         spec = replace(backbone.input, **changes)
-        images = files.prepared(spec)
+        images = files.materialize(spec)
         places = (range(start, min(start + 64, len(files))) for start in range(0, len(files), 64))
         batches = (spec.normalised(images[chosen]) for chosen in places)
         logits = [backbone(batch) @ tensors["classifier.weight"].T + tensors["classifier.bias"] for batch in batches]
@@ -88,7 +88,7 @@ def test_other_statistics_and_another_padding_are_clearly_worse(lite0):
 
 def test_the_command_line_takes_the_file(lite0):
     run = ("backbone=efficientnet_lite0", "backbone.size=32", f"init={lite0}", "strategy=linear_probe")
-    assert "294 of 294 tensors, left out classifier.bias, classifier.weight" in str(assemble(compose(*run)).loaded)
+    assert "294 of 294 tensors, unused classifier.bias, classifier.weight" in str(build(compose(*run)).start.weights)
 
 
 def test_minilm_knows_which_sentences_are_alike(tmp_path):
@@ -100,9 +100,9 @@ def test_minilm_knows_which_sentences_are_alike(tmp_path):
     tables = tmp_path / "t.csv"
     tables.write_text("text,label\n" + "\n".join(f"text {place},{'ab'[place % 2]}" for place in range(20)) + "\n")
     run = ("data=table", f"data.target.root={tables}", "backbone=minilm", f"backbone.name={folder}", "init=pretrained")
-    parts = assemble(compose(*run, "strategy=linear_probe", "batch_size=4"))
-    assert str(parts.loaded) == "pretrained: 101 of 101 tensors"
-    backbone = parts.task.model.backbone.eval()
+    components = build(compose(*run, "strategy=linear_probe", "batch_size=4"))
+    assert str(components.start.weights) == "pretrained: 101 of 101 tensors"
+    backbone = components.task.model.backbone.eval()
     texts = ["The film was wonderful.", "What a great movie!", "The train leaves at noon."]
     with torch.no_grad():
         vectors = torch.nn.functional.normalize(backbone(backbone.input.padded(backbone.input.tokens(texts)[0])))

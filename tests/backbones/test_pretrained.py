@@ -10,9 +10,9 @@ from huggingface_hub import constants
 from safetensors.torch import save_file
 from torchvision import models
 
-from tests.conftest import BACKBONES, compose, differing, state
-from tlexp.assemble import assemble
+from tests.helpers import BACKBONES, compose, differing, state
 from tlexp.errors import UsageError
+from tlexp.run.build import build
 
 TIMM = ("backbone=timm", "backbone.name=resnet10t", "backbone.size=32", "init=pretrained")
 TORCHVISION = ("backbone=torchvision", "backbone.name=resnet18", "backbone.size=32", "init=pretrained")
@@ -33,7 +33,7 @@ def empty_caches(tmp_path, monkeypatch):
 def test_without_a_cache_and_a_network_it_is_said_in_seconds(options, name):
     started = time.monotonic()
     with pytest.raises(UsageError, match="neither in the local cache nor to be fetched") as caught:
-        assemble(compose(*options))
+        build(compose(*options))
     assert time.monotonic() - started < 20
     assert name in str(caught.value)
     assert "give a local file as init=PATH" in str(caught.value)
@@ -48,9 +48,12 @@ def test_timm_weights_are_found_in_the_hubs_cache(empty_caches):
     (folder / "refs").mkdir()
     (folder / "refs/main").write_text(snapshot.name)
     save_file(published.state_dict(), snapshot / "model.safetensors")
-    parts = assemble(compose(*TIMM))
-    assert (parts.loaded.origin, parts.loaded.loaded) == ("pretrained", parts.loaded.total)
-    ours, theirs = state(parts.task.model.backbone.body), state(published)
+    components = build(compose(*TIMM))
+    assert (components.start.weights.origin, components.start.weights.loaded) == (
+        "pretrained",
+        components.start.weights.total,
+    )
+    ours, theirs = state(components.task.model.backbone.body), state(published)
     assert not differing(ours, {name: theirs[name] for name in ours})
 
 
@@ -59,14 +62,14 @@ def test_torchvision_weights_are_found_in_its_cache(empty_caches):
     folder = empty_caches / "torch/hub/checkpoints"
     folder.mkdir(parents=True)
     torch.save(published.state_dict(), folder / models.ResNet18_Weights.DEFAULT.url.rsplit("/", 1)[1])
-    parts = assemble(compose(*TORCHVISION))
-    assert parts.loaded.loaded == parts.loaded.total
-    ours, theirs = state(parts.task.model.backbone.body), state(published)
+    components = build(compose(*TORCHVISION))
+    assert components.start.weights.loaded == components.start.weights.total
+    ours, theirs = state(components.task.model.backbone.body), state(published)
     assert not differing(ours, {name: theirs[name] for name in ours})
 
 
 @pytest.mark.parametrize("backbone", BACKBONES)
-def test_random_weights_and_our_own_checkpoints_ask_no_network(answer, monkeypatch, backbone):
+def test_random_weights_and_our_own_checkpoints_ask_no_network(run_job, monkeypatch, backbone):
     few = ("data.target.classes=[0,1,2]", "data.source=null", "batch_size=6", "data.test_fraction=0.9", "epochs=1")
 
     def refuse(*_, **__):
@@ -74,6 +77,6 @@ def test_random_weights_and_our_own_checkpoints_ask_no_network(answer, monkeypat
 
     monkeypatch.setattr(socket.socket, "connect", refuse)
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
-    first = answer(*BACKBONES[backbone], *few, "init=random")
-    again = answer(*BACKBONES[backbone], *few, f"init={first['checkpoint']}")
+    first = run_job(*BACKBONES[backbone], *few, "init=random")
+    again = run_job(*BACKBONES[backbone], *few, f"init={first['checkpoint']}")
     assert again["weights"].startswith(first["checkpoint"])

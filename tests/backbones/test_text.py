@@ -9,12 +9,14 @@ from huggingface_hub import constants
 from torch import nn
 from transformers import AutoModel, BertConfig, DebertaV2Config, DistilBertConfig, RobertaConfig, T5Config
 
-from tests.conftest import BACKBONES, FILES, compose, differing, random_inputs, state
-from tlexp import experiment
-from tlexp.assemble import assemble
+from tests.helpers import BACKBONES, FILES, compose, differing, random_inputs, state
+from tlexp import run_folder
 from tlexp.backbones.text import TextBackbone
 from tlexp.backbones.weights import load_backbone, read_checkpoint
 from tlexp.errors import UsageError
+from tlexp.reporting.run_report import data_table
+from tlexp.run.build import build
+from tlexp.run.run import run as run_config
 
 TINY = str(FILES / "tiny_bert")
 
@@ -57,25 +59,22 @@ def test_a_batch_is_as_wide_as_its_longest_text():
     assert (batch["input_ids"][0, 3:] == spec.tokenizer.pad_token_id).all()
 
 
-def test_long_texts_are_cut_counted_and_reported(capsys):
+def test_long_texts_are_cut_counted_and_reported():
     spec = TextBackbone(TINY, max_length=8).input
     ids, cut = spec.tokens(["good " * 6, "good " * 7, "good " * 100])
     assert ([len(row) for row in ids], cut) == ([8, 8, 8], 2)
     assert (ids[2][0], ids[2][-1]) == (spec.tokenizer.cls_token_id, spec.tokenizer.sep_token_id)
-    parts = assemble(compose(*BACKBONES["bert"], "init=random", "backbone.max_length=7", "batch_size=6", "alpha=0.5"))
-    from tlexp.report import console, data_table
-
-    console.print(data_table(parts.data))
-    shown = " ".join(capsys.readouterr().out.split())
+    components = build(compose(*BACKBONES["bert"], "init=random", "backbone.max_length=7", "batch_size=6", "alpha=0.5"))
+    shown = data_table(components.data).caption
     for role, file in (("source", "letters"), ("target", "reports")):
         lines = (FILES / f"{file}.csv").read_text().splitlines()[1:]
-        longer = sum(len(parts.data.spec.tokenizer(line.rsplit(",", 1)[0])["input_ids"]) > 7 for line in lines)
+        longer = sum(len(components.data.spec.tokenizer(line.rsplit(",", 1)[0])["input_ids"]) > 7 for line in lines)
         if role == "target":  # a budget leaves most texts out of training, and those are not read
-            chosen = parts.data.domains["target"].split
+            chosen = components.data.domains["target"].split
             used = [*chosen.train, *chosen.val, *chosen.test]
-            longer = sum(len(parts.data.spec.tokenizer(lines[i].rsplit(",", 1)[0])["input_ids"]) > 7 for i in used)
-        assert parts.data.truncated(role) == longer > 0
-        assert f"{longer} texts of the {role} are cut to the encoder's length" in shown
+            longer = sum(len(components.data.spec.tokenizer(lines[i].rsplit(",", 1)[0])["input_ids"]) > 7 for i in used)
+        assert components.data.truncated(role) == longer > 0
+        assert f"{longer} texts of the {role} are truncated" in shown
 
 
 def test_padding_and_batch_mates_do_not_change_a_texts_features():
@@ -212,10 +211,10 @@ def test_gradient_checkpointing_gives_the_same_gradients(frozen):
 def test_a_folder_gives_its_own_weights_whole(bert, family):
     folder = bert(FAMILIES[family])
     overrides = (*BACKBONES["bert"], f"backbone.name={folder}", "init=pretrained", "batch_size=6")
-    parts = assemble(compose(*overrides))
-    assert parts.loaded.loaded == parts.loaded.total
+    components = build(compose(*overrides))
+    assert components.start.weights.loaded == components.start.weights.total
     published = AutoModel.from_pretrained(folder).state_dict()
-    ours = parts.task.model.backbone.body.state_dict()
+    ours = components.task.model.backbone.body.state_dict()
     assert all(torch.equal(ours[name], published[name]) for name in ours)
     assert {name for name in published if name not in ours} <= {"pooler.dense.weight", "pooler.dense.bias"}
 
@@ -234,19 +233,19 @@ def test_what_cannot_be_reached_is_said_in_one_line(no_hub, tmp_path):
     run = (*BACKBONES["bert"], "batch_size=6", "backbone.name=nobody/no-bert")
     for init in ("pretrained", "random"):
         with pytest.raises(UsageError, match=r"nor to be fetched .only init=pretrained asks the hub, and") as caught:
-            assemble(compose(*run, f"init={init}"))
+            build(compose(*run, f"init={init}"))
         assert "give a local folder as backbone.name=FOLDER" in str(caught.value)
         assert "\n" not in str(caught.value)
     (tmp_path / "empty").mkdir()
     with pytest.raises(UsageError, match="cannot be read"):
-        assemble(compose(*run[:-1], f"backbone.name={tmp_path / 'empty'}", "init=random"))
+        build(compose(*run[:-1], f"backbone.name={tmp_path / 'empty'}", "init=random"))
 
 
-def test_a_checkpoint_carries_what_its_encoder_needs(answer, bert, no_hub):
+def test_a_checkpoint_carries_what_its_encoder_needs(run_job, bert, no_hub):
     """The folder it came from may be gone: configuration and tokenizer are in the checkpoint."""
     folder = bert()
     run = (*BACKBONES["bert"], f"backbone.name={folder}", "batch_size=6", "epochs=1")
-    first = answer(*run, "backbone.dropout=0.3", "init=pretrained", "strategy=finetune", "lr=0.01")
+    first = run_job(*run, "backbone.dropout=0.3", "init=pretrained", "strategy=finetune", "lr=0.01")
     card = torch.load(first["checkpoint"], weights_only=True)["tlexp"]
     assert card["input"] == {"kind": "texts", "tokenizer": "TokenizersBackend", "max_length": 32}
     assert json.loads(card["carried"]["config.json"])["hidden_size"] == 32
@@ -254,20 +253,20 @@ def test_a_checkpoint_carries_what_its_encoder_needs(answer, bert, no_hub):
     assert json.loads(card["carried"]["config.json"])["hidden_dropout_prob"] == 0.1, "the encoder's own, not the run's"
     shutil.rmtree(folder)
     run = tuple(option.replace(folder, "elsewhere/bert") for option in run)
-    again = answer(*run, f"init={first['checkpoint']}", "strategy=linear_probe")
+    again = run_job(*run, f"init={first['checkpoint']}", "strategy=linear_probe")
     assert again["weights"].startswith(f"{first['checkpoint']}: {len(state(TextBackbone(TINY).body)) - 2} of")
     with pytest.raises(UsageError, match="only init=pretrained asks the hub"):
-        answer(*run, "init=random")
+        run_job(*run, "init=random")
 
 
 def test_the_sources_own_run_may_start_from_published_weights(bert, tmp_path):
     """init=source then means: pretrained, trained on the source, and from there to the target."""
     run = (*BACKBONES["bert"], f"backbone.name={bert()}", "init=source", "pretrain.init=pretrained", "epochs=1")
     config = compose(*run, "batch_size=6", "pretrain.lr=1e-9", f"store={tmp_path}/own", root=tmp_path)
-    experiment.run(config, tmp_path / "run")
+    run_config(config, tmp_path / "run")
     (source,) = (tmp_path / "own").glob("*/metrics.json")
     assert json.loads(source.read_text())["weights"].startswith("pretrained: ")
-    assert experiment.read_metrics(tmp_path / "run")["weights"].startswith("source letters: ")
+    assert run_folder.read_metrics(tmp_path / "run")["weights"].startswith("source letters: ")
 
 
 # Known counts -------------------------------------------------------------------------------------------------

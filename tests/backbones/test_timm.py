@@ -5,10 +5,11 @@ import timm
 import torch
 from torch import nn
 
-from tests.conftest import CONF, compose
-from tlexp.assemble import build
+from tests.helpers import compose
 from tlexp.backbones.timm import TimmBackbone
 from tlexp.backbones.weights import load_backbone
+from tlexp.config.instantiate import build as instantiate
+from tlexp.config.load import CONF
 from tlexp.errors import UsageError
 
 NAMED = ["resnet18", "resnet50", "vit_small", "vit_base", "convnext_tiny", "efficientnet_lite0", "mobilenetv3"]
@@ -21,7 +22,7 @@ def test_a_named_option_is_a_model_with_published_weights_and_its_preprocessing(
     published = timm.get_pretrained_cfg(node["name"], allow_unregistered=False)
     assert published is not None
     assert published.has_weights
-    backbone = build("backbone", node)
+    backbone = instantiate("backbone", node)
     assert (backbone.input.mean, backbone.input.std) == (published.mean, published.std)
     assert backbone.input.interpolation == published.interpolation
     assert backbone.input.size == published.input_size[1]

@@ -5,7 +5,7 @@ from torchvision import models
 
 from tlexp.backbones.torchvision import TorchvisionBackbone
 from tlexp.backbones.weights import load_backbone
-from tlexp.data.images import PixelArray
+from tlexp.data.images.sources import PixelArray
 from tlexp.errors import UsageError
 
 
@@ -52,7 +52,7 @@ def test_preprocessing_is_that_of_the_chosen_weights():
         from PIL import Image
 
         expected = weights.transforms()(Image.fromarray(picture.numpy()))
-        ours = backbone.input.normalised(PixelArray(picture.numpy()[None]).prepared(backbone.input)[[0]])[0]
+        ours = backbone.input.normalised(PixelArray(picture.numpy()[None]).materialize(backbone.input)[[0]])[0]
         assert ours.shape == expected.shape
         assert torch.allclose(ours, expected, atol=1e-5)
     with pytest.raises(UsageError, match="weights=IMAGENET1K_V9: torchvision has IMAGENET1K_V1, IMAGENET1K_V2 for"):
@@ -66,7 +66,7 @@ def test_auxiliary_heads_are_off_and_the_models_own_normalisation_is_on(name):
     published = models.get_model(name, init_weights=False, aux_logits=True, transform_input=True)
     state = published.state_dict()
     loaded = load_backbone(backbone, state, "published", allow_partial=False)
-    assert any("aux" in name.lower() for name in loaded.left_out)
+    assert any("aux" in name.lower() for name in loaded.unexpected)
     published.fc = nn.Identity()
     images = torch.randn(2, 3, 96, 96)
     with torch.no_grad():

@@ -3,11 +3,11 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from tests.conftest import differing, state
+from tests.helpers import differing, state
 from tlexp.backbones.small_cnn import SmallCNN
 from tlexp.backbones.weights import load_backbone, read_checkpoint
 from tlexp.errors import UsageError
-from tlexp.start import output_layer
+from tlexp.run.init import pretrained_head
 
 
 @pytest.mark.parametrize("prefix", ["", "module.", "model.backbone.", "_orig_mod.", "backbone.", "model.module."])
@@ -29,8 +29,8 @@ def test_weights_arrive_whatever_wraps_them(tmp_path, prefix, ending):
 def test_the_old_head_is_left_out_and_said():
     tensors = {**SmallCNN().state_dict(), "heads.target.weight": torch.zeros(5, 128)}
     result = load_backbone(SmallCNN(), tensors, "five classes", allow_partial=False)
-    assert result.left_out == ("heads.target.weight",)
-    assert "left out heads.target.weight" in str(result)
+    assert result.unexpected == ("heads.target.weight",)
+    assert "unused heads.target.weight" in str(result)
 
 
 def test_less_than_the_whole_backbone_is_an_error_unless_allowed():
@@ -108,16 +108,16 @@ def test_the_output_layer_that_came_along_is_found():
     features = torch.randn(2, 6)
     w, b = torch.randn(3, 6), torch.randn(3)
     ours = {"model.heads.target.weight": w, "model.heads.target.bias": b}
-    assert torch.allclose(output_layer(ours, list(ours), 6)(features), features @ w.T + b)
+    assert torch.allclose(pretrained_head(ours, list(ours), 6)(features), features @ w.T + b)
     published = {"fc.weight": w[:, :, None, None], "fc.bias": b, "norm.weight": torch.ones(6), "other.weight": w[:, :4]}
-    assert torch.allclose(output_layer(published, list(published), 6)(features), features @ w.T + b)
+    assert torch.allclose(pretrained_head(published, list(published), 6)(features), features @ w.T + b)
     two = {**published, "fc2.weight": w, "fc2.bias": b}
-    assert output_layer(two, list(two), 6) is None, "nobody knows which"
+    assert pretrained_head(two, list(two), 6) is None, "nobody knows which"
     assert (
-        output_layer({"norm.weight": torch.ones(6), "norm.bias": torch.ones(6)}, ["norm.weight", "norm.bias"], 6)
+        pretrained_head({"norm.weight": torch.ones(6), "norm.bias": torch.ones(6)}, ["norm.weight", "norm.bias"], 6)
         is None
     )
     hidden = {"model.heads.target.0.weight": torch.randn(5, 6), "model.heads.target.0.bias": torch.zeros(5)}
     hidden |= {"model.heads.target.3.weight": torch.randn(3, 5), "model.heads.target.3.bias": b}
     first, last = hidden["model.heads.target.0.weight"], hidden["model.heads.target.3.weight"]
-    assert torch.allclose(output_layer(hidden, list(hidden), 6)(features), (features @ first.T).relu() @ last.T + b)
+    assert torch.allclose(pretrained_head(hidden, list(hidden), 6)(features), (features @ first.T).relu() @ last.T + b)

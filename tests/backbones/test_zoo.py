@@ -6,7 +6,7 @@ from safetensors.torch import save_file
 from torch import nn
 from torchvision import models
 
-from tests.conftest import ROOT, differing, state
+from tests.helpers import ROOT, differing, state
 from tlexp.backbones.timm import TimmBackbone
 from tlexp.backbones.torchvision import TorchvisionBackbone
 from tlexp.backbones.weights import load_backbone, read_checkpoint
@@ -148,7 +148,7 @@ def test_an_architecture_keeps_the_contract(adapter, name, size, tmp_path):
     other = adapter(name, size)
     tensors, _ = read_checkpoint(tmp_path / "w.safetensors")
     loaded = load_backbone(other, tensors, "there and back", allow_partial=False)
-    assert (loaded.loaded, loaded.missing, loaded.left_out) == (loaded.total, (), ())
+    assert (loaded.loaded, loaded.missing, loaded.unexpected) == (loaded.total, (), ())
     persistent = backbone.state_dict().keys()
     assert not differing(state(backbone), state(other)) & persistent
 

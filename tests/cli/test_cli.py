@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from mlflow import MlflowClient
 
-from tests.conftest import QUICK, ROOT, command
-from tlexp.cli import CONF
+from tests.helpers import QUICK, ROOT, command
+from tlexp.config.load import CONF
 
 RUN = (*QUICK, "init=random", "epochs=2")
 
@@ -85,7 +85,7 @@ def test_one_command_trains_tests_records_and_says_so(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
-        (("alhpa=1",), "tlexp: Could not override 'alhpa': there is no such option; --help lists them"),
+        (("alhpa=1",), "tlexp: Could not override 'alhpa': no such option; --help lists them"),
         (("strategy=finetun",), "tlexp: In 'config': Could not find 'strategy/finetun' Available options"),
         (("init=epoch=3.ckpt",), "tlexp: mismatched input '='"),
         (("alpha=-1",), "tlexp: alpha=-1.0: must be finite and >= 0, or inf for the source alone"),

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import QUICK, ROOT
+from tests.helpers import QUICK, ROOT
 
 
 @pytest.fixture(scope="module")

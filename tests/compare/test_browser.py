@@ -18,35 +18,35 @@ pytestmark = [
         reason="no browser: apt-get install chromium chromium-driver",
     ),
 ]
-# A folder to keep pictures of the pages in, for people to look at.
+# A folder to keep screenshots in, for people to look at.
 KEPT = os.environ.get("TLEXP_SCREENSHOTS")
 
 
-def test_the_pages_of_a_sweep_of_24_jobs(undisturbed):
-    client = MlflowClient(f"sqlite:///{undisturbed}/mlflow.db")
+def test_the_pages_of_a_sweep_of_24_jobs(finished_sweep):
+    client = MlflowClient(f"sqlite:///{finished_sweep}/mlflow.db")
     experiment = client.get_experiment_by_name("tlexp").experiment_id
     (parent,) = client.search_runs([experiment], "tags.`tlexp.role` = 'sweep'")
     folder = Path(parent.data.tags["folder"])
     with browser() as driver:
         page(driver, folder / "comparison.html")
-        assert "Validation prefers" in driver.find_element(By.CLASS_NAME, "answer").text
+        assert "Best validation score: " in driver.find_element(By.CLASS_NAME, "summary").text
         assert len(driver.find_elements(By.CSS_SELECTOR, "#methods tbody tr")) == 3
         assert len(driver.find_elements(By.CSS_SELECTOR, "#effects tbody tr")) == 6
-        pictures = driver.find_elements(By.TAG_NAME, "img")
-        assert {each.get_attribute("id") for each in pictures} == {
+        images = driver.find_elements(By.TAG_NAME, "img")
+        assert {image.get_attribute("id") for image in images} == {
             "methods",
             "alpha_curve",
             "negative_transfer",
             "cost",
         }
         widths = {
-            each.get_attribute("id"): each.get_property("naturalWidth") for each in pictures if each.is_displayed()
+            image.get_attribute("id"): image.get_property("naturalWidth") for image in images if image.is_displayed()
         }
         assert len(widths) == 4
         assert min(widths.values()) > 200
         assert not driver.get_log("browser")
         keep(driver, "page")
-        with mlflow_ui(undisturbed) as address:
+        with mlflow_ui(finished_sweep) as address:
             jobs_page(driver, address, parent.info.run_id, 24)
             keep(driver, "jobs")
             body = driver.find_element(By.TAG_NAME, "body").text
@@ -56,7 +56,7 @@ def test_the_pages_of_a_sweep_of_24_jobs(undisturbed):
             assert "Sweep\n(6)" in driver.find_element(By.TAG_NAME, "body").text
             keep(driver, "charts")
             driver.get(f"{address}/#/experiments/{experiment}/runs/{parent.info.run_id}")
-            wait_for_text(driver, "chosen by validation")  # the table is the description of the sweep's own run
+            wait_for_text(driver, "selected by validation")  # the table is the description of the sweep's own run
             keep(driver, "parent")
             wrong = [line["message"] for line in driver.get_log("browser") if line["level"] == "SEVERE"]
             assert not [message for message in wrong if "users/current" not in message]  # MLflow asks who is there

@@ -11,18 +11,18 @@ from typing import Any
 import pytest
 
 from scripts.compare import main
-from tests.conftest import ROOT
+from tests.helpers import ROOT
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
-def compare(undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> Callable[..., str]:
+def compare(finished_sweep: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> Callable[..., str]:
     """Runs the script as if it were a command, in an empty folder; returns what it prints."""
     monkeypatch.chdir(tmp_path)
 
     def compare(*arguments: str) -> str:
-        monkeypatch.setattr("sys.argv", ["compare.py", "--uri", f"sqlite:///{undisturbed}/mlflow.db", *arguments])
+        monkeypatch.setattr("sys.argv", ["compare.py", "--uri", f"sqlite:///{finished_sweep}/mlflow.db", *arguments])
         main()
         return str(capsys.readouterr().out)
 
@@ -34,18 +34,18 @@ def rows(file: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(content))
 
 
-def test_the_script_is_a_command(undisturbed, tmp_path):
-    line = [sys.executable, str(ROOT / "scripts/compare.py"), "--uri", f"sqlite:///{undisturbed}/mlflow.db"]
+def test_the_script_is_a_command(finished_sweep, tmp_path):
+    line = [sys.executable, str(ROOT / "scripts/compare.py"), "--uri", f"sqlite:///{finished_sweep}/mlflow.db"]
     done = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True, check=True)
     assert re.search(r"FINISHED +24 jobs  strategy-alpha-seed", done.stdout)
 
 
-def test_a_sweep_is_compared_again_and_by_other_questions(undisturbed, compare, tmp_path):
+def test_a_sweep_is_compared_again_and_by_other_questions(finished_sweep, compare, tmp_path):
     compare("strategy-alpha-seed", "--out", "again")
-    (folder,) = (undisturbed / "outputs/sweeps").iterdir()
+    (folder,) = (finished_sweep / "outputs/sweeps").iterdir()
     assert rows(tmp_path / "again/comparison.csv") == rows(folder / "comparison.csv")
     other = ("--methods", "alpha", "--baseline", "alpha=0.5", "--metric", "test/target/nll", "--out", "other")
-    assert "baseline, metric, methods: asked after the runs" in compare(str(folder), *other)
+    assert "baseline, metric, methods: chosen post hoc" in compare(str(folder), *other)
     assert {row["alpha"] for row in rows(tmp_path / "other/comparison.csv")} == {"0", "0.5"}
 
 
@@ -58,8 +58,8 @@ def test_single_runs_are_compared_by_their_parameters(compare, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
-        (("nothing",), "compare: nothing: no sweep of that name; there are strategy-alpha-seed"),
-        (("strategy-alpha-seed", "--methods", "lr"), "compare: lr: is no axis of strategy-alpha-seed"),
+        (("nothing",), "compare: nothing: no such sweep; there are strategy-alpha-seed"),
+        (("strategy-alpha-seed", "--methods", "lr"), "compare: lr: not an axis of strategy-alpha-seed"),
         (("--experiment", "other"), "compare: other: sqlite:"),
         (("--runs", "params.alpha = '7'"), "compare: params.alpha = '7': no finished run among them"),
         (("--runs", "", "--axes", "lrr"), "compare: lrr: not every run has such a parameter"),

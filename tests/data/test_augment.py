@@ -7,13 +7,12 @@ import pytest
 import torch
 from PIL import Image
 
-from tests.conftest import compose
-from tests.data.test_readers import tree
-from tlexp.assemble import assemble
+from tests.helpers import compose, tree
 from tlexp.backbones.base import InputSpec
 from tlexp.data.augment import Augment
 from tlexp.errors import UsageError
-from tlexp.objective import CrossEntropy, Mix, balanced_weights
+from tlexp.objective.joint import BatchMixing, CrossEntropy, balanced_weights
+from tlexp.run.build import build
 
 SPEC = InputSpec(3, 16, (0.5,) * 3, (0.25,) * 3, "bicubic", 18)
 
@@ -34,7 +33,7 @@ def run(folder, *more):
 
 def epochs(config, count=2):
     """The training inputs of some epochs, as the loader brings them."""
-    loader = assemble(config).data.train_dataloader().iterables["target"]
+    loader = build(config).data.train_dataloader().iterables["target"]
     found = []
     for epoch in range(count):
         loader.sampler.set_epoch(epoch)
@@ -47,7 +46,7 @@ def test_training_pictures_differ_in_each_epoch_and_evaluation_never_does(photos
     config = run(photos, f"augment={name}", "workers=0")
     first, second = epochs(config)
     assert not torch.equal(torch.cat([x for x, _ in first]).sort(0)[0], torch.cat([x for x, _ in second]).sort(0)[0])
-    plain, varied = assemble(run(photos)).data, assemble(config).data
+    plain, varied = build(run(photos)).data, build(config).data
     for part in ("val", "test"):
         every = np.arange(len(plain.raw("target", part)))
         assert torch.equal(plain.raw("target", part).inputs[every], varied.raw("target", part).inputs[every])
@@ -64,7 +63,7 @@ def test_the_chance_is_the_same_with_any_number_of_workers(photos):
 
 def test_the_chance_of_a_picture_does_not_depend_on_its_batch_or_process(photos):
     """One process with batches of 4 sees the pictures that two processes see with 2 each."""
-    data = assemble(run(photos, "augment=standard", "workers=0")).data
+    data = build(run(photos, "augment=standard", "workers=0")).data
     dataset = data.raw("target", "train")
     sampler = data.train_dataloader().iterables["target"].sampler
     whole = {int(i): x for pick in sampler for i, x in zip(pick.indices, dataset[pick].inputs, strict=True)}
@@ -113,31 +112,31 @@ def test_a_crop_keeps_its_share_of_the_area():
 )
 def test_values_out_of_range_are_named(option, message):
     with pytest.raises(UsageError, match=message):
-        assemble(compose("init=random", option))
+        build(compose("init=random", option))
 
 
 def test_pictures_only_and_colours_only(photos):
-    from tests.conftest import BACKBONES
+    from tests.helpers import BACKBONES
 
     for option, message in (
-        ("augment=light", "augment=light: changes pictures, but the target reports holds texts; use augment=none"),
-        ("objective.mixup=0.2", "objective.mixup=0.2 objective.cutmix=0: mix pictures, but the data are texts; use 0"),
+        ("augment=light", "augment=light: changes images, but the target reports holds texts; use augment=none"),
+        ("objective.mixup=0.2", "objective.mixup=0.2 objective.cutmix=0: mix images, but the data are texts; use 0"),
     ):
         with pytest.raises(UsageError, match=message):
-            assemble(compose(*BACKBONES["bert"], "init=random", "strategy=finetune", "batch_size=4", option))
+            build(compose(*BACKBONES["bert"], "init=random", "strategy=finetune", "batch_size=4", option))
     with pytest.raises(UsageError, match="augment=standard: changes colours, which 4 channels are not"):
         Augment("standard", colour=0.2).transform(InputSpec(4, 16, (0.5,) * 4, (0.25,) * 4))
 
 
 def test_a_frozen_backbone_sees_augmented_pictures_again_and_again(photos):
     frozen = ("strategy=linear_probe", "init=random")
-    assert assemble(run(photos, *frozen)).data.encoder is not None
-    assert assemble(run(photos, *frozen, "augment=light")).data.encoder is None
-    assert assemble(run(photos, *frozen, "objective.mixup=0.2")).data.encoder is None
+    assert build(run(photos, *frozen)).data.frozen_features is not None
+    assert build(run(photos, *frozen, "augment=light")).data.frozen_features is None
+    assert build(run(photos, *frozen, "objective.mixup=0.2")).data.frozen_features is None
 
 
 @pytest.mark.parametrize("options", [("augment=strong",), ("objective.mixup=0.2", "objective.cutmix=1.0")])
-def test_a_joint_run_with_augmentation_trains_and_repeats_to_the_bit(options, answer):
+def test_a_joint_run_with_augmentation_trains_and_repeats_to_the_bit(options, run_job):
     joint = (
         "alpha=0.5",
         "init=random",
@@ -146,15 +145,15 @@ def test_a_joint_run_with_augmentation_trains_and_repeats_to_the_bit(options, an
         "data.target.classes=[0,1,2]",
         "data.source.classes=[0,1,2]",
     )
-    first, second = (answer(*joint, *options) for _ in range(2))
+    first, second = (run_job(*joint, *options) for _ in range(2))
     assert first["val/target/nll"] == second["val/target/nll"]
-    assert first["val/target/nll"] != answer(*joint)["val/target/nll"]
+    assert first["val/target/nll"] != run_job(*joint)["val/target/nll"]
 
 
 # Mixed pictures ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("mix", [Mix(mixup=1.0), Mix(cutmix=1.0), Mix(0.5, 0.5)])
+@pytest.mark.parametrize("mix", [BatchMixing(mixup=1.0), BatchMixing(cutmix=1.0), BatchMixing(0.5, 0.5)])
 def test_inputs_and_labels_are_mixed_in_the_same_shares(mix):
     torch.manual_seed(0)
     inputs = torch.arange(4.0).view(4, 1, 1, 1).expand(4, 1, 32, 32).clone()

@@ -34,11 +34,11 @@ def test_processes_share_each_batch_out(kind, world):
     def build(rank, world):
         return ShuffledBatches(17, 8, 0, rank, world) if kind == "target" else CycledBatches(17, 8, 3, 0, rank, world)
 
-    parts = [list(build(rank, world)) for rank in range(world)]
-    for whole, *local in zip(build(0, 1), *parts, strict=True):
+    by_rank = [list(build(rank, world)) for rank in range(world)]
+    for whole, *local in zip(build(0, 1), *by_rank, strict=True):
         assert sorted(np.concatenate([part.indices for part in local])) == sorted(whole.indices)
         values = np.arange(17.0) ** 2
-        average = np.mean([part.share * values[part.indices].mean() for part in local])
+        average = np.mean([part.ddp_scale * values[part.indices].mean() for part in local])
         assert average == pytest.approx(values[whole.indices].mean())
 
 
@@ -65,7 +65,7 @@ def test_a_batch_is_one_indexing_operation():
     batch = data[next(iter(OrderedBatches(6, 4)))]
     assert batch.inputs.tolist() == [[0, 1], [2, 3], [4, 5], [6, 7]]
     assert batch.labels.tolist() == [0, 1, 2, 3]
-    assert batch.share == 1.0
+    assert batch.ddp_scale == 1.0
 
 
 RARE = np.repeat([0, 1], [95, 5])
@@ -92,8 +92,8 @@ def test_balanced_batches_are_shared_out_like_others(kind, world):
             return ShuffledBatches(100, 12, 0, rank, world, RARE)
         return CycledBatches(100, 12, 7, 0, rank, world, RARE)
 
-    parts = [list(build(rank, world)) for rank in range(world)]
-    for whole, *local in zip(build(0, 1), *parts, strict=True):
+    by_rank = [list(build(rank, world)) for rank in range(world)]
+    for whole, *local in zip(build(0, 1), *by_rank, strict=True):
         assert sorted(np.concatenate([part.indices for part in local])) == sorted(whole.indices)
     drawn = np.concatenate([pick.indices for pick in build(0, 1)])
     assert abs(RARE[drawn].mean() - 0.5) < 0.15

@@ -13,45 +13,16 @@ import pytest
 import torch
 from PIL import Image, ImageCms, ImageOps
 
-from tests.conftest import compose
-from tests.data.test_readers import tree
-from tlexp.assemble import assemble, read_domain
+from tests.helpers import BAD, compose, tree
 from tlexp.backbones.base import InputSpec
-from tlexp.data.folder import image_folder
-from tlexp.data.images import ImageFiles
-from tlexp.data.table import image_table, text_table
+from tlexp.data.images.sources import ImageFiles
+from tlexp.data.readers.folder import image_folder
+from tlexp.data.readers.tables import image_table, text_table
 from tlexp.errors import UsageError
+from tlexp.run.build import build
+from tlexp.run.domains import read_domain
 
 SPEC = InputSpec(3, 8, (0.0,) * 3, (1.0,) * 3)
-
-
-def jpeg(size=(64, 48)):
-    stream = io.BytesIO()
-    Image.effect_noise(size, 60).convert("RGB").save(stream, "JPEG")
-    return stream.getvalue()
-
-
-def header_of(width, height):
-    """A PNG that promises more pixels than anyone should unpack."""
-
-    def chunk(kind, content):
-        checked = kind + content
-        return struct.pack(">I", len(content)) + checked + struct.pack(">I", zlib.crc32(checked))
-
-    size = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", size) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
-
-
-BAD = {
-    "corrupt.jpg": b"\xff\xd8\xff\xe0" + os.urandom(200),
-    "truncated.jpg": jpeg()[:700],
-    "truncated.png": header_of(64, 64),
-    "empty.png": b"",
-    "text.png": b"this is no picture",
-    "page.jpg": b"<html><body>404</body></html>",
-    "gigantic.png": header_of(60000, 60000),
-    "pointer.jpg": b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n",
-}
 
 
 @pytest.fixture
@@ -77,7 +48,7 @@ def test_what_is_no_image_is_left_out_and_counted(hostile):
     assert samples.classes == ("cat", "dog")
     assert len(samples.labels) == 24 + len(BAD)
     assert samples.notes == (
-        "left out hidden files and folders: 6, files beside the class folders: 1, files with other endings: 4, "
+        "ignored hidden files and folders: 6, files outside the class folders: 1, files with other suffixes: 4, "
         "class folder without images (empty): 1",
     )
 
@@ -85,37 +56,37 @@ def test_what_is_no_image_is_left_out_and_counted(hostile):
 def test_the_first_bad_file_is_named_with_the_number_of_others(hostile):
     every = chosen(hostile, "data.val=large")
     with pytest.raises(
-        UsageError, match=r"hostile/cat/\w+\.\w+: not a readable image \(.+\); mend or remove it"
+        UsageError, match=r"hostile/cat/\w+\.\w+: not a readable image \(.+\); fix or remove it"
     ) as caught:
-        assemble(every).data.read()
+        build(every).data.materialize()
     assert "\n" not in str(caught.value)
     assert "on_bad=skip" in str(caught.value)
-    assert "more beside it, which scripts/check_data.py lists" in str(caught.value)
+    assert "more; run scripts/check_data.py to list them" in str(caught.value)
 
 
 @pytest.mark.parametrize("name", BAD)
 def test_each_bad_file_is_named_with_its_reason(tmp_path, name):
     (tmp_path / name).write_bytes(BAD[name])
     with pytest.raises(
-        UsageError, match=rf"{name}: not a readable image \(.+\); mend or remove it, or on_bad=skip"
+        UsageError, match=rf"{name}: not a readable image \(.+\); fix or remove it, or set on_bad=skip"
     ) as e:
-        ImageFiles((tmp_path / name,)).prepared(SPEC)
+        ImageFiles((tmp_path / name,)).materialize(SPEC)
     assert "\n" not in str(e.value)
 
 
 def test_bad_files_are_left_out_where_that_is_asked_for_with_a_count_and_a_list(hostile):
     domain = read_domain(chosen(hostile, "data.target.on_bad=skip"), "target")
-    assert sorted(skipped.where.rsplit("/", 1)[1] for skipped in domain.samples.skipped) == sorted(BAD)
+    assert sorted(skipped.location.rsplit("/", 1)[1] for skipped in domain.samples.skipped) == sorted(BAD)
     assert all(skipped.reason.startswith("not a readable image") for skipped in domain.samples.skipped)
     assert sum(domain.sizes().values()) == 24
-    assert any(note.startswith("skipped 8 examples, the first: ") for note in domain.notices())
+    assert any(note.startswith("skipped 8 examples, first ") for note in domain.notices())
     clean = read_domain(chosen(tree(hostile.parent / "clean", cat=12, dog=12)), "target")
     assert [part.tolist() for part in vars(domain.split).values()] == [p.tolist() for p in vars(clean.split).values()]
 
 
-def test_a_run_keeps_the_list_of_what_it_skipped(hostile, answer):
+def test_a_run_keeps_the_list_of_what_it_skipped(hostile, run_job):
     run = ("data=folder", f"data.target.root={hostile}", "init=random", "batch_size=4", "epochs=1")
-    result = answer(*run, "data.target.on_bad=skip")
+    result = run_job(*run, "data.target.on_bad=skip")
     assert len(result["data"]["target"]["skipped"]) == len(BAD)
     assert result["data"]["target"]["train"] + result["data"]["target"]["val"] + result["test_examples"] == 24
 
@@ -155,7 +126,7 @@ def colours():
 
 
 def read(path, channels=3):
-    table = ImageFiles((path,)).prepared(InputSpec(channels, 8, (0.0,) * channels, (1.0,) * channels))
+    table = ImageFiles((path,)).materialize(InputSpec(channels, 8, (0.0,) * channels, (1.0,) * channels))
     return table[[0]][0].permute(1, 2, 0).numpy()
 
 
@@ -223,21 +194,21 @@ def test_unicode_and_odd_names_are_names(tmp_path):
     folder = tree(tmp_path / "naïve 数据", **{"Ä 'q' %s": 5, "数据": 5, "a,b=c": 5})
     samples = image_folder(str(folder))
     assert samples.classes == ("a,b=c", "Ä 'q' %s", "数据")
-    assert len(samples.inputs.prepared(SPEC)) == 15
+    assert len(samples.inputs.materialize(SPEC)) == 15
 
 
 def test_classes_that_differ_in_capitals_only_are_mentioned(tmp_path):
     samples = image_folder(str(tree(tmp_path / "pets", Cat=2, cat=2, dog=2)))
-    assert samples.notes == ("the classes 'Cat', 'cat' differ in capitals or spaces only",)
+    assert samples.notes == ("the classes 'Cat', 'cat' differ in case or spaces only",)
 
 
 # Splits that lack something -------------------------------------------------------------------------------------
 
 
-def test_a_class_that_validation_lacks_is_said_by_name_and_the_class_map_is_trainings(tmp_path, answer):
-    parts = {"train": {"a": 6, "b": 6, "c": 6}, "val": {"a": 2, "c": 2}, "test": {"a": 2, "b": 2, "c": 2}}
-    folder = tree(tmp_path / "abc", **parts)
-    result = answer("data=folder", f"data.target.root={folder}", "init=random", "batch_size=4", "epochs=1")
+def test_a_class_that_validation_lacks_is_said_by_name_and_the_class_map_is_trainings(tmp_path, run_job):
+    components = {"train": {"a": 6, "b": 6, "c": 6}, "val": {"a": 2, "c": 2}, "test": {"a": 2, "b": 2, "c": 2}}
+    folder = tree(tmp_path / "abc", **components)
+    result = run_job("data=folder", f"data.target.root={folder}", "init=random", "batch_size=4", "epochs=1")
     assert result["data"]["target"]["notices"] == ["its validation split has no example of 1 classes: b"]
     card = torch.load(result["folder"] / "best.ckpt", weights_only=True)["tlexp"]
     assert card["classes"]["target"] == ["a", "b", "c"]
@@ -248,7 +219,7 @@ def test_a_class_that_validation_lacks_is_said_by_name_and_the_class_map_is_trai
 def test_a_validation_cut_from_training_is_said(tmp_path):
     folder = tree(tmp_path / "pets", train={"cat": 10, "dog": 10}, test={"cat": 2, "dog": 2})
     assert read_domain(chosen(folder), "target").notices() == [
-        "has no validation split: it is cut from the training split"
+        "has no validation split: it is taken from the training split"
     ]
 
 
@@ -286,7 +257,7 @@ def test_a_table_of_images_in_any_format(pictures, ending):
     samples = image_table(str(path), group="patient")
     assert samples.classes == ("2", "10"), "numbers are names, in the order of their values"
     assert len(set(samples.groups)) == 4
-    assert samples.inputs.prepared(SPEC)[[11]][0, 0, 0, 0] == 11
+    assert samples.inputs.materialize(SPEC)[[11]][0, 0, 0, 0] == 11
     given = image_table(str(path), split="split").given
     assert {part: len(indices) for part, indices in given.items()} == {"train": 4, "val": 4, "test": 4}
 
@@ -311,15 +282,15 @@ def test_a_path_that_leads_nowhere_is_named(pictures):
     table.to_csv(pictures / "t.csv", index=False)
     options = ("data=image_table", f"data.target.root={pictures / 't.csv'}", "init=random", "batch_size=2")
     with pytest.raises(UsageError, match=r"gone.png: not a readable image \(.*No such file"):
-        assemble(compose(*options)).data.read()
+        build(compose(*options)).data.materialize()
     domain = read_domain(compose(*options, "data.target.on_bad=skip"), "target")
-    assert [skipped.where for skipped in domain.samples.skipped] == [str(pictures / "pictures/gone.png")]
+    assert [skipped.location for skipped in domain.samples.skipped] == [str(pictures / "pictures/gone.png")]
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"label": ""}, "t.csv: row 6 has no label; mend or remove it, or on_bad=skip"),
+        ({"label": ""}, "t.csv: row 6 has no label; fix or remove it, or set on_bad=skip"),
         ({"path": " "}, "t.csv: row 6 has no path"),
         ({"split": "holdout"}, "t.csv: row 6 has split=holdout, which is none of train, val, test"),
         ({"split": ""}, "t.csv: row 6 has no split"),
@@ -334,11 +305,11 @@ def test_a_row_that_cannot_be_used_is_named_or_left_out(pictures, change, messag
     table.to_csv(pictures / "t.csv", index=False)
     if column == "patient":
         options = {"group": "patient"}
-    with pytest.raises(UsageError, match=rf"{message}.*; 1 more like it"):
+    with pytest.raises(UsageError, match=rf"{message}.*; and 1 more"):
         image_table(str(pictures / "t.csv"), **options)
     samples = image_table(str(pictures / "t.csv"), **options, on_bad="skip")
     assert len(samples.labels) == 10
-    assert [skipped.where for skipped in samples.skipped] == [f"{pictures / 't.csv'}: row {row}" for row in (6, 9)]
+    assert [skipped.location for skipped in samples.skipped] == [f"{pictures / 't.csv'}: row {row}" for row in (6, 9)]
 
 
 def test_labels_are_what_is_written_whatever_it_looks_like(tmp_path):
@@ -387,7 +358,7 @@ def test_another_encoding_is_said(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("text,label\na,x\nb,x\n", "has the one class x; there is nothing to tell apart"),
+        ("text,label\na,x\nb,x\n", r"only one class \(x\); need at least two"),
         ("text,label\n", "holds no examples"),
         ("text,label\n ,x\n,y\n", "row 1 has no text"),
     ],
@@ -403,13 +374,13 @@ def test_data_smaller_than_a_batch_are_refused_before_training(tmp_path):
     with pytest.raises(
         UsageError, match=r"batch_size=32: the target few has only \d training examples; use batch_size="
     ):
-        assemble(compose("data=folder", f"data.target.root={folder}", "init=random", "batch_size=32"))
+        build(compose("data=folder", f"data.target.root={folder}", "init=random", "batch_size=32"))
 
 
 def test_rows_with_more_fields_than_the_head_are_refused_rather_than_shifted(tmp_path):
     (tmp_path / "t.csv").write_text("text,label\n" + "good, really,1\nbad, really,0\n")
     with pytest.raises(
-        UsageError, match=r"t.csv: not a readable table \(rows have more fields than the head; put texts"
+        UsageError, match=r"t.csv: not a readable table \(rows have more fields than the header; quote texts"
     ):
         text_table(str(tmp_path / "t.csv"))
 
@@ -433,9 +404,7 @@ def test_every_separator_of_lines_that_json_allows_in_a_text(tmp_path):
 def test_a_list_of_labels_is_not_a_label(tmp_path):
     rows = [{"text": "one", "label": ["a"]}, {"text": {"x": 1}, "label": "a"}, {"text": "b", "label": "b"}]
     (tmp_path / "t.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    with pytest.raises(
-        UsageError, match=r"row 1 holds a list as its label, where one value is needed; .*; 1 more like it"
-    ):
+    with pytest.raises(UsageError, match=r"row 1 holds a list as its label, where one value is needed; .*; and 1 more"):
         text_table(str(tmp_path / "t.jsonl"))
     table = pd.DataFrame({"text": ["a", "b"], "label": [[1, 2], [3]]})
     table.to_parquet(tmp_path / "t.parquet")
@@ -459,13 +428,15 @@ def test_a_folder_that_cannot_be_entered_is_named(tmp_path, monkeypatch):
         return real(path)
 
     monkeypatch.setattr(os, "scandir", guarded)
-    with pytest.raises(UsageError, match=r"dog/private: this folder cannot be read \(Permission denied\); allow it"):
+    with pytest.raises(
+        UsageError, match=r"dog/private: this folder cannot be read \(Permission denied\); change its permissions"
+    ):
         image_folder(str(folder))
 
 
-def test_names_with_signs_of_markup_and_formulas_survive_a_run(tmp_path, answer, capsys):
+def test_names_with_signs_of_markup_and_formulas_survive_a_run(tmp_path, run_job, capsys):
     folder = tree(tmp_path / "odd", **{"$5_$10": 10, "[bold]": 10, "$a^{b $": 10})
-    result = answer("data=folder", f"data.target.root={folder}", "init=random", "batch_size=4", "epochs=1")
+    result = run_job("data=folder", f"data.target.root={folder}", "init=random", "batch_size=4", "epochs=1")
     assert result["data"]["target"]["classes"] == ["$5_$10", "$a^{b $", "[bold]"]
     shown = capsys.readouterr().out
     assert "3: $5_$10, $a^{b $, [bold]" in shown
@@ -480,7 +451,7 @@ def test_names_with_signs_of_markup_and_formulas_survive_a_run(tmp_path, answer,
 )
 def test_too_few_examples_are_said_with_their_number(tmp_path, make, message):
     with pytest.raises(UsageError, match=message):
-        assemble(chosen(tree(tmp_path / "few", **make)))
+        build(chosen(tree(tmp_path / "few", **make)))
 
 
 def test_groups_that_leave_a_split_empty_are_said_with_their_number(tmp_path):
@@ -498,8 +469,8 @@ def test_groups_that_leave_a_split_empty_are_said_with_their_number(tmp_path):
 
 
 def test_a_validation_split_that_the_budget_replaces_is_said(tmp_path):
-    parts = {"train": {"cat": 10, "dog": 10}, "val": {"cat": 4, "dog": 4}, "test": {"cat": 2, "dog": 2}}
-    folder = tree(tmp_path / "pets", **parts)
+    components = {"train": {"cat": 10, "dog": 10}, "val": {"cat": 4, "dog": 4}, "test": {"cat": 2, "dog": 2}}
+    folder = tree(tmp_path / "pets", **components)
     assert read_domain(chosen(folder), "target").notices() == []
     (notice,) = read_domain(chosen(folder, "data.shots=5"), "target").notices()
     assert notice.startswith("has a validation split that is not used: the label budget pays for validation too")

@@ -10,17 +10,17 @@ from timm.data import create_transform, resolve_model_data_config
 
 from tlexp.backbones.base import InputSpec
 from tlexp.backbones.timm import TimmBackbone
-from tlexp.data.decode import channelled
-from tlexp.data.images import ImageFiles, PixelArray
+from tlexp.data.images.decode import convert_channels
+from tlexp.data.images.sources import ImageFiles, PixelArray
 from tlexp.errors import UsageError
 
 
 def opened(path, channels):
-    return channelled(ImageFiles((path,)).opened(0), channels)
+    return convert_channels(ImageFiles((path,)).open(0), channels)
 
 
 def inputs_of(pictures, spec):
-    table = pictures.prepared(spec)
+    table = pictures.materialize(spec)
     return spec.normalised(table[range(len(table))])
 
 
@@ -85,11 +85,11 @@ def test_colour_becomes_grey_by_luminance_where_the_backbone_is_grey():
 
 def test_channels_that_do_not_fit_are_named():
     with pytest.raises(UsageError, match=r"images of 2 channels: the backbone takes 3; .* backbone.in_chans=2"):
-        PixelArray(np.zeros((1, 4, 4, 2), np.uint8)).prepared(InputSpec(3, 4, (0.5,) * 3, (0.5,) * 3))
+        PixelArray(np.zeros((1, 4, 4, 2), np.uint8)).materialize(InputSpec(3, 4, (0.5,) * 3, (0.5,) * 3))
     five = inputs_of(PixelArray(np.full((1, 4, 4, 5), 51, np.uint8)), InputSpec(5, 4, (0.1,) * 5, (0.1,) * 5))
     assert torch.allclose(five, torch.ones(1, 5, 4, 4))
-    with pytest.raises(UsageError, match=r"backbone.in_chans=5: pictures have 1, 3 or 4 channels"):
-        ImageFiles((Path("x.png"),)).prepared(InputSpec(5, 4, (0.1,) * 5, (0.1,) * 5))
+    with pytest.raises(UsageError, match=r"backbone.in_chans=5: images have 1, 3 or 4 channels"):
+        ImageFiles((Path("x.png"),)).materialize(InputSpec(5, 4, (0.1,) * 5, (0.1,) * 5))
 
 
 def test_files_are_read_upright_and_in_the_backbones_channels(tmp_path):

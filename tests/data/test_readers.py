@@ -5,11 +5,12 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from tests.conftest import FILES, compose
-from tlexp.assemble import assemble, read_domain
-from tlexp.data.folder import image_folder
-from tlexp.data.table import text_table
+from tests.helpers import FILES, compose
+from tlexp.data.readers.folder import image_folder
+from tlexp.data.readers.tables import text_table
 from tlexp.errors import UsageError
+from tlexp.run.build import build
+from tlexp.run.domains import read_domain
 
 
 def tree(folder, **counts):
@@ -54,8 +55,8 @@ def test_given_splits_are_kept_and_missing_ones_are_cut(tmp_path):
 
 
 def test_a_given_validation_split_validates_unless_a_budget_pays_for_it(tmp_path):
-    parts = {"train": {"dog": 10, "cat": 10}, "val": {"dog": 4, "cat": 4}, "test": {"dog": 2, "cat": 2}}
-    folder = tree(tmp_path / "pets", **parts)
+    components = {"train": {"dog": 10, "cat": 10}, "val": {"dog": 4, "cat": 4}, "test": {"dog": 2, "cat": 2}}
+    folder = tree(tmp_path / "pets", **components)
     given = set(image_folder(str(folder)).given["val"])
     run = ("data=folder", f"data.target.root={folder}", "init=random", "alpha=0")
     for budget, train, uses_given in (
@@ -81,10 +82,10 @@ def test_folders_of_splits_may_have_other_names(tmp_path):
         (lambda folder: None, "root=null: an image folder needs data.target.root=FOLDER"),
         (lambda folder: folder / "nowhere", "nowhere: no such folder"),
         (lambda folder: tree(folder, dog=0), "holds no examples"),
-        (lambda folder: tree(folder, dog=3), "has the one class dog; there is nothing to tell apart"),
+        (lambda folder: tree(folder, dog=3), r"only one class \(dog\); need at least two"),
         (
             lambda folder: tree(folder, train={"dog": 1, "cat": 1}, test={"Cat": 1}),
-            "class Cat occurs outside the training part only; the training part has cat, dog",
+            "class Cat occurs outside the training split only; the training split has cat, dog",
         ),
     ],
 )
@@ -141,23 +142,23 @@ def test_a_given_test_split_needs_its_training_split(tmp_path):
         text_table(str(FILES / "letters.csv"), test="b.csv")
 
 
-def test_a_torn_image_of_any_split_is_said_before_training(tmp_path, answer):
+def test_a_torn_image_of_any_split_is_said_before_training(tmp_path, run_job):
     folder = tree(tmp_path / "pets", train={"dog": 10, "cat": 10}, test={"dog": 2, "cat": 2})
     (folder / "test/dog/1.png").write_bytes(b"torn")
     with pytest.raises(UsageError, match=r"test/dog/1.png: not a readable image"):
-        answer("data=folder", f"data.target.root={folder}", "init=random", "batch_size=4")
+        run_job("data=folder", f"data.target.root={folder}", "init=random", "batch_size=4")
     assert not list(tmp_path.glob("run*/history.jsonl"))
 
 
 @pytest.mark.parametrize(
     ("file", "content", "message"),
     [
-        ("t.txt", "text,label\n", "unknown ending; give one of .csv, .tsv"),
+        ("t.txt", "text,label\n", "unknown suffix; give one of .csv, .tsv"),
         ("t.csv", None, "no such file"),
         ("t.csv", "", "not a readable table"),
         ("t.csv", "words,label\na,b\n", "has no column text; its columns are words, label"),
-        ("t.csv", "text,label\ngood,a\n ,b\n", "row 2 has no text; mend or remove it, or on_bad=skip"),
-        ("t.csv", "text,label\ngood,a\nbad,\n", "row 2 has no label; mend or remove it, or on_bad=skip"),
+        ("t.csv", "text,label\ngood,a\n ,b\n", "row 2 has no text; fix or remove it, or set on_bad=skip"),
+        ("t.csv", "text,label\ngood,a\nbad,\n", "row 2 has no label; fix or remove it, or set on_bad=skip"),
         ("t.jsonl", "{not json}\n", "not a readable table"),
         ("t.parquet", "PAR1", "not a readable table"),
     ],
@@ -173,10 +174,10 @@ def test_tables_that_cannot_be_read_are_named(tmp_path, file, content, message):
 def test_texts_and_images_do_not_pass_for_each_other():
     texts = ("data=table", f"data.target.root={FILES / 'letters.csv'}", "init=random")
     with pytest.raises(UsageError, match="the target letters holds texts, but the backbone takes images"):
-        assemble(compose(*texts))
+        build(compose(*texts))
     bert = ("backbone=text", f"backbone.name={FILES / 'tiny_bert'}", "init=random")
     with pytest.raises(UsageError, match="the target digits holds images, but the backbone takes texts"):
-        assemble(compose(*bert))
+        build(compose(*bert))
 
 
 def test_relative_roots_lie_in_the_folder_of_the_launch(tmp_path):

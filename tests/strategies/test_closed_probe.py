@@ -5,24 +5,24 @@ import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
 
-from tests.conftest import assemble, compose, differing, fit, state, weights
-from tests.strategies.test_identities import fit_full_batches
+from tests.helpers import best_weights, compose, differing, fit, fit_full_batches, state
 from tlexp.errors import UsageError
-from tlexp.probe import Logistic
+from tlexp.models.logistic_regression import LogisticRegressionSolver
+from tlexp.run.build import build
 
 RUN = ("strategy=closed_probe", "init=random", "backbone.width=8", "data.test_fraction=0.9")
 THREE = ("data.source.classes=[0,1,2]", "data.target.classes=[0,1,2]", "batch_size=12")
 
 
 def solved(*options):
-    parts, _ = fit(compose(*RUN, *options))
-    return parts
+    components, _ = fit(compose(*RUN, *options))
+    return components
 
 
 def test_the_backbone_stays_and_the_epoch_at_rate_zero_leaves_the_head():
-    before = state(assemble(compose(*RUN)).task.model)
-    parts, longer = solved(), solved("epochs=3")
-    after = state(parts.task.model)
+    before = state(build(compose(*RUN)).task.model)
+    components, longer = solved(), solved("epochs=3")
+    after = state(components.task.model)
     assert differing(before, after) == {"heads.target.weight", "heads.target.bias"}
     assert not differing(after, state(longer.task.model))
 
@@ -32,8 +32,8 @@ def test_the_backbone_stays_and_the_epoch_at_rate_zero_leaves_the_head():
 def test_it_is_the_minimum_of_the_joint_loss_with_a_penalty(classes, alpha):
     """Written down here once more: |W|^2 / 2 + c n (mean loss of the target + alpha * mean loss of the source)."""
     options = (f"alpha={alpha}", f"data.source.classes={classes}", f"data.target.classes={classes}", "batch_size=8")
-    parts = solved(*options, "strategy.low=-1", "strategy.high=-1", "strategy.steps=1")
-    data, model = parts.data, parts.task.model
+    components = solved(*options, "strategy.low=-1", "strategy.high=-1", "strategy.steps=1")
+    data, model = components.data, components.task.model
     rows = {"0": {"target": 1.0}, "0.5": {"target": 1.0, "source": 0.5}, "inf": {"source": 1.0}}[alpha]
     features = {role: data.features(model, role, "train") for role in rows}
     x = torch.cat([f for f, _ in features.values()]).double()
@@ -53,7 +53,7 @@ def test_it_is_the_minimum_of_the_joint_loss_with_a_penalty(classes, alpha):
 
 def test_training_to_the_end_gives_the_same(monkeypatch):
     """Weight decay is the penalty: scale^2 / (c n), with the scale that features are divided by."""
-    trained = assemble(
+    trained = build(
         compose(
             *RUN[1:],
             *THREE,
@@ -69,9 +69,9 @@ def test_training_to_the_end_gives_the_same(monkeypatch):
     fit_full_batches(trained, epochs=3, steps=500)
     x, _ = trained.data.features(trained.task.model, "target", "train")
     c = np.log10(x.double().numpy().std() ** 2 / (0.05 * len(x)))
-    parts = solved(*THREE, "alpha=0", f"strategy.low={c}", f"strategy.high={c}", "strategy.steps=1")
+    components = solved(*THREE, "alpha=0", f"strategy.low={c}", f"strategy.high={c}", "strategy.steps=1")
     with torch.no_grad():
-        ours, theirs = (task.model.classify(x) for task in (parts.task, trained.task))
+        ours, theirs = (task.model.classify(x) for task in (components.task, trained.task))
     ours, theirs = (logits - logits.mean(1, keepdim=True) for logits in (ours, theirs))
     assert theirs.abs().max() > 0.1
     assert (ours - theirs).abs().max() < 1e-3
@@ -84,7 +84,10 @@ def test_neither_the_order_of_the_data_nor_the_solver_matters(classes, c):
     labels = torch.arange(120) % classes
     features = torch.from_numpy(rng.normal(size=(120, 20)) + 0.8 * np.eye(20)[labels]).float()
     order = torch.from_numpy(rng.permutation(120))
-    one, two = Logistic(features, labels, classes).at(c), Logistic(features[order], labels[order], classes).at(c)
+    one, two = (
+        LogisticRegressionSolver(features, labels, classes).at(c),
+        LogisticRegressionSolver(features[order], labels[order], classes).at(c),
+    )
     x = features.numpy().astype(float)
     fit = LogisticRegression(C=2 * c if classes == 2 else c, tol=1e-12, max_iter=100_000).fit(
         (x - x.mean()) / x.std(), labels
@@ -95,13 +98,13 @@ def test_neither_the_order_of_the_data_nor_the_solver_matters(classes, c):
         assert np.abs(one(features).log_softmax(1).numpy() - oracle).max() < 1e-4
 
 
-def test_the_penalty_with_the_smallest_validation_loss_is_kept(answer):
-    found = answer(*RUN, *THREE, "epochs=1")
-    tried = [answer(*RUN, *THREE, f"strategy.low={c}", f"strategy.high={c}", "strategy.steps=1") for c in (-4, -1, 2)]
+def test_the_penalty_with_the_smallest_validation_loss_is_kept(run_job):
+    found = run_job(*RUN, *THREE, "epochs=1")
+    tried = [run_job(*RUN, *THREE, f"strategy.low={c}", f"strategy.high={c}", "strategy.steps=1") for c in (-4, -1, 2)]
     assert found["val/target/nll"] <= min(other["val/target/nll"] for other in tried) + 1e-4
     grid = np.logspace(-6, 2, 45)
     assert np.isclose(grid, found["c"]).sum() == 1
-    assert weights(found["folder"])["strategy.c"].item() == pytest.approx(found["c"])
+    assert best_weights(found["folder"])["strategy.c"].item() == pytest.approx(found["c"])
 
 
 @pytest.mark.parametrize(
@@ -115,7 +118,7 @@ def test_the_penalty_with_the_smallest_validation_loss_is_kept(answer):
 )
 def test_what_cannot_be_solved_is_said(options, message):
     with pytest.raises(UsageError, match=message):
-        assemble(compose(*RUN, *options))
+        build(compose(*RUN, *options))
 
 
 @pytest.mark.parametrize(

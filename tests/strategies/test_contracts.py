@@ -7,8 +7,8 @@ import pytorch_lightning as pl
 import torch
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from tests.conftest import BACKBONES, STRATEGIES, compose, differing, fit, options_of, random_inputs, row, state
-from tlexp.assemble import assemble
+from tests.helpers import BACKBONES, STRATEGIES, compose, differing, example, fit, options_of, random_inputs, state
+from tlexp.run.build import build
 
 PAIRS = [
     pytest.param(strategy, backbone, id=f"{strategy}-{backbone}") for strategy in STRATEGIES for backbone in BACKBONES
@@ -45,20 +45,20 @@ class Watch(pl.Callback):
 def test_a_strategy_keeps_its_contracts(strategy, backbone):
     """One training, looked at in four ways; also after validations in the middle of an epoch."""
     config, watch = config_of(strategy, backbone), Watch()
-    parts, trainer = fit(config, watch)
-    check_modes(parts, watch)
-    check_groups(config, parts, trainer.optimizers[0])
-    trainer.validate(parts.task, parts.data, verbose=False)
-    parts.task.model.train()
-    check_what_moved(parts, [*watch.states, state(parts.task.model)])
-    changed = differing(watch.before, state(parts.task.model))
+    components, trainer = fit(config, watch)
+    check_modes(components, watch)
+    check_groups(config, components, trainer.optimizers[0])
+    trainer.validate(components.task, components.data, verbose=False)
+    components.task.model.train()
+    check_what_moved(components, [*watch.states, state(components.task.model)])
+    changed = differing(watch.before, state(components.task.model))
     held = {id(p) for group in trainer.optimizers[0].param_groups for p in group["params"]}
-    assert not {name for name, p in parts.task.model.named_parameters() if id(p) not in held} & changed
+    assert not {name for name, p in components.task.model.named_parameters() if id(p) not in held} & changed
 
 
-def check_what_moved(parts: Any, states: list[dict[str, torch.Tensor]]) -> None:
+def check_what_moved(components: Any, states: list[dict[str, torch.Tensor]]) -> None:
     """In every epoch exactly the predicted stages changed, buffers included; the rest has no gradient."""
-    model, rule = parts.task.model, parts.task.strategy
+    model, rule = components.task.model, components.task.strategy
     for epoch in range(2):
         moving = rule.trainable(epoch)
         changed = differing(states[epoch], states[epoch + 1])
@@ -72,22 +72,22 @@ def check_what_moved(parts: Any, states: list[dict[str, torch.Tensor]]) -> None:
             assert all(parameters[name].grad is None for name in stage.parameters)
 
 
-def check_modes(parts: Any, watch: Watch) -> None:
+def check_modes(components: Any, watch: Watch) -> None:
     """What moves is in train mode at every step, also where its library handed it over in eval mode."""
-    model = parts.task.model
-    assert len(watch.modes) == 2 * parts.data.steps
+    model = components.task.model
+    assert len(watch.modes) == 2 * components.data.steps
     layers = {name for name, module in model.named_modules() if isinstance(module, _BatchNorm)}
     frozen = layers if model.frozen_statistics else set()
     for step, modes in enumerate(watch.modes):
-        moving = parts.task.strategy.trainable(step // parts.data.steps)
+        moving = components.task.strategy.trainable(step // components.data.steps)
         for stage in model.stages:
             for name in stage.modules:
                 assert modes[name] == (stage.name in moving and name not in frozen), f"{name} in step {step}"
 
 
-def check_groups(config: Any, parts: Any, optimizer: torch.optim.Optimizer) -> None:
+def check_groups(config: Any, components: Any, optimizer: torch.optim.Optimizer) -> None:
     """Every parameter that ever moves is in one named group, at its stage's rate."""
-    model, rule, groups = parts.task.model, parts.task.strategy, optimizer.param_groups
+    model, rule, groups = components.task.model, components.task.strategy, optimizer.param_groups
     ever = rule.trainable(0) | rule.trainable(1)
     parameters = dict(model.named_parameters())
     owned = [id(parameters[name]) for stage in model.stages if stage.name in ever for name in stage.parameters]
@@ -104,10 +104,10 @@ def check_groups(config: Any, parts: Any, optimizer: torch.optim.Optimizer) -> N
 
 @pytest.mark.parametrize("backbone", BACKBONES)
 def test_frozen_features_do_not_depend_on_chance_or_batch_mates(backbone):
-    model = assemble(config_of("linear_probe", backbone)).task.model
+    model = build(config_of("linear_probe", backbone)).task.model
     model.train()
     inputs = random_inputs(model.backbone.input, 8)
-    alone = torch.cat([model.backbone(row(inputs, place)) for place in range(8)])
+    alone = torch.cat([model.backbone(example(inputs, place)) for place in range(8)])
     together = model.backbone(inputs)
     assert torch.allclose(alone, together, atol=1e-5)
     assert torch.equal(together, model.backbone(inputs))
@@ -116,8 +116,8 @@ def test_frozen_features_do_not_depend_on_chance_or_batch_mates(backbone):
 
 
 def test_finetune_gives_the_backbone_a_tenth_of_the_rate():
-    parts = assemble(config_of("finetune", "small_cnn", "lr=0.02"))
-    rates = {group["name"]: group["lr"] for group in parts.task.build_optimizer().param_groups}
+    components = build(config_of("finetune", "small_cnn", "lr=0.02"))
+    rates = {group["name"]: group["lr"] for group in components.task.build_optimizer().param_groups}
     assert rates["head"] == 0.02
     assert rates["stem"] == rates["hidden"] == pytest.approx(0.002)
 
@@ -125,8 +125,8 @@ def test_finetune_gives_the_backbone_a_tenth_of_the_rate():
 def test_a_frozen_prefix_is_frozen():
     watch = Watch()
     config = config_of("finetune", "small_cnn_batchnorm", "strategy.freeze_until=stage1")
-    parts, _ = fit(config, watch)
-    changed = differing(watch.before, state(parts.task.model))
+    components, _ = fit(config, watch)
+    changed = differing(watch.before, state(components.task.model))
     assert {name.split(".")[1] for name in changed if name.startswith("backbone.")} == {"stage2", "hidden"}
     assert not watch.modes[0]["backbone.stage1"]
     assert watch.modes[0]["backbone.stage2"]

@@ -9,31 +9,31 @@ import torch
 from pytorch_lightning.utilities.combined_loader import CombinedLoader
 from sklearn.linear_model import LogisticRegression
 
-from tests.conftest import compose, differing, fit, state, weights
-from tlexp.assemble import assemble
+from tests.helpers import best_weights, compose, differing, fit, state
 from tlexp.data.batches import CycledBatches
-from tlexp.experiment import quiet
+from tlexp.run.build import build
+from tlexp.run.trainer import quiet
 
 SHORT = ("epochs=3",)
 
 
-def test_full_transfer_from_random_weights_is_scratch(answer):
+def test_full_transfer_from_random_weights_is_scratch(run_job):
     """The start is all that tells them apart."""
-    a = answer("strategy=full_transfer", "init=random", *SHORT)
-    b = answer("strategy=scratch", *SHORT)
-    assert not differing(weights(a["folder"]), weights(b["folder"]))
+    a = run_job("strategy=full_transfer", "init=random", *SHORT)
+    b = run_job("strategy=scratch", *SHORT)
+    assert not differing(best_weights(a["folder"]), best_weights(b["folder"]))
     assert a["test/target/nll"] == b["test/target/nll"]
 
 
 @pytest.mark.parametrize("alpha", ["0", "0.5"])
-def test_finetune_with_the_full_recipe_is_full_transfer(answer, alpha):
+def test_finetune_with_the_full_recipe_is_full_transfer(run_job, alpha):
     """The recipe is all that tells them apart."""
-    full = answer("strategy=full_transfer", f"alpha={alpha}", *SHORT)
+    full = run_job("strategy=full_transfer", f"alpha={alpha}", *SHORT)
     same = ("strategy.backbone_lr_mult=1", "strategy.freeze_until=null", "lr=0.003")
-    tuned = answer("strategy=finetune", f"alpha={alpha}", *same, *SHORT)
-    assert not differing(weights(full["folder"]), weights(tuned["folder"]))
-    slower = answer("strategy=finetune", f"alpha={alpha}", "lr=0.003", *SHORT)
-    assert differing(weights(full["folder"]), weights(slower["folder"]))
+    tuned = run_job("strategy=finetune", f"alpha={alpha}", *same, *SHORT)
+    assert not differing(best_weights(full["folder"]), best_weights(tuned["folder"]))
+    slower = run_job("strategy=finetune", f"alpha={alpha}", "lr=0.003", *SHORT)
+    assert differing(best_weights(full["folder"]), best_weights(slower["folder"]))
 
 
 @pytest.mark.parametrize("clip", ["null", "0.05"])
@@ -45,8 +45,12 @@ def test_the_targets_head_does_not_depend_on_alpha_under_a_frozen_backbone(store
         config = compose(
             f"store={store}", "init=random", f"alpha={alpha}", f"trainer.gradient_clip_val={clip}", *options
         )
-        parts, _ = fit(config)
-        return parts.task.model, state(parts.task.model.heads["target"]), state(parts.task.model.backbone)
+        components, _ = fit(config)
+        return (
+            components.task.model,
+            state(components.task.model.heads["target"]),
+            state(components.task.model.backbone),
+        )
 
     _, head, backbone = trained("0")
     sources = []
@@ -64,11 +68,11 @@ def test_shared_representation_with_one_head_is_weighted_logistic_regression():
     recipe = ("optimizer=sgd", f"optimizer.weight_decay={decay}", "backbone.width=8", "lr=0.1", "epochs=3")
     data = ("data.source.classes=[0,1,2]", "data.target.classes=[0,1,2]", "data.test_fraction=0.9", "batch_size=12")
     method = ("strategy=shared_representation", "init=random", "backbone.dropout=0", f"alpha={alpha}")
-    parts = assemble(compose(*method, *recipe, *data))
-    fit_full_batches(parts, epochs=3, steps=500)
+    components = build(compose(*method, *recipe, *data))
+    fit_full_batches(components, epochs=3, steps=500)
 
-    model = parts.task.model.eval()
-    sets = {role: parts.data.raw(role, "train") for role in parts.data.domains}
+    model = components.task.model.eval()
+    sets = {role: components.data.raw(role, "train") for role in components.data.domains}
     with torch.no_grad():
         features = {role: model.features(data.inputs[range(len(data))], role).numpy() for role, data in sets.items()}
         ours = model(sets["target"].inputs[range(len(sets["target"]))]).numpy()
@@ -85,14 +89,14 @@ def test_shared_representation_with_one_head_is_weighted_logistic_regression():
     assert np.abs(ours - theirs).max() < 1e-3
 
 
-def fit_full_batches(parts: Any, epochs: int, steps: int) -> None:
+def fit_full_batches(components: Any, epochs: int, steps: int) -> None:
     """Trains with all of both domains in every step, so that descent is deterministic."""
-    sizes = {role: domain.sizes()["train"] for role, domain in parts.data.domains.items()}
+    sizes = {role: domain.sizes()["train"] for role, domain in components.data.domains.items()}
     batches = {role: CycledBatches(size, size, steps, seed=0) for role, size in sizes.items()}
     train = CombinedLoader(
-        {r: parts.data._loader(parts.data.dataset(r, "train"), b) for r, b in batches.items()}, "min_size"
+        {r: components.data._loader(components.data.dataset(r, "train"), b) for r, b in batches.items()}, "min_size"
     )
     off = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
     with quiet():
         trainer = pl.Trainer(accelerator="cpu", max_epochs=epochs, check_val_every_n_epoch=epochs, **off)
-        trainer.fit(parts.task, train, parts.data.val_dataloader())
+        trainer.fit(components.task, train, components.data.val_dataloader())

@@ -7,8 +7,9 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import BertConfig
 
-from tests.conftest import BACKBONES, FILES, assemble, compose, differing, fit, options_of, random_inputs, state
+from tests.helpers import BACKBONES, FILES, compose, differing, fit, options_of, random_inputs, state
 from tlexp.errors import UsageError
+from tlexp.run.build import build
 
 FEW = ("data.source.classes=[0,1,2]", "data.target.classes=[0,1,2]", "batch_size=6", "data.test_fraction=0.9")
 FAMILIES = ["bert", "timm_vit", "timm_resnet", "small_cnn_batchnorm"]
@@ -20,42 +21,42 @@ def run_of(backbone, *options):
 
 
 @pytest.mark.parametrize("backbone", FAMILIES)
-def test_at_first_it_is_the_network_that_it_was_and_merging_changes_nothing(answer, backbone):
+def test_at_first_it_is_the_network_that_it_was_and_merging_changes_nothing(run_job, backbone):
     """The merged checkpoint is all that another run starts from: adapters are in the weights, the head is along."""
     lora = ("strategy=lora", *options_of("lora", backbone))
-    plain = assemble(compose(*run_of(backbone))).task.model.eval()
-    first = assemble(compose(*run_of(backbone, *lora))).task.model.eval()
+    plain = build(compose(*run_of(backbone))).task.model.eval()
+    first = build(compose(*run_of(backbone, *lora))).task.model.eval()
     x = random_inputs(plain.backbone.input, 6)
     assert torch.equal(plain.backbone(x), first.backbone(x))
     assert torch.equal(plain(x), first(x)), "the head is that of every other strategy"
 
-    trained = answer(*run_of(backbone, *lora))
-    with_adapters = assemble(compose(*run_of(backbone, *lora))).task
+    trained = run_job(*run_of(backbone, *lora))
+    with_adapters = build(compose(*run_of(backbone, *lora))).task
     with_adapters.load_state_dict(torch.load(trained["checkpoint"], weights_only=True)["state_dict"])
-    again = assemble(compose(*run_of(backbone, f"init={trained['checkpoint']}")))
+    again = build(compose(*run_of(backbone, f"init={trained['checkpoint']}")))
     ours, theirs = again.task.model.eval().backbone(x), with_adapters.model.eval().backbone(x)
     assert not torch.allclose(ours, plain.backbone(x), atol=1e-4)
     assert (ours - theirs).abs().max() < 1e-5
-    assert again.loaded.loaded == again.loaded.total
-    assert again.loaded.notes == ("LORA merged",)
-    assert again.loaded.left_out == ("model.heads.target.weight", "model.heads.target.bias")
+    assert again.start.weights.loaded == again.start.weights.total
+    assert again.start.weights.notes == ("LORA merged",)
+    assert again.start.weights.unexpected == ("model.heads.target.weight", "model.heads.target.bias")
 
 
 @pytest.mark.parametrize("tuner", ["LoraConfig", "LoHaConfig", "LoKrConfig", "IA3Config", "OFTConfig"])
-def test_any_tuner_that_is_injected_goes_the_same_way(answer, tuner):
+def test_any_tuner_that_is_injected_goes_the_same_way(run_job, tuner):
     options = {
         "IA3Config": ("+strategy.adapter.feedforward_modules=[]",),
         "OFTConfig": ("+strategy.adapter.oft_block_size=8",),
     }
     run = ("strategy=peft", f"strategy.adapter._target_=peft.{tuner}", *options.get(tuner, ()))
-    before = state(assemble(compose(*run_of("bert", *run))).task.model)
-    trained = answer(*run_of("bert", *run))
+    before = state(build(compose(*run_of("bert", *run))).task.model)
+    trained = run_job(*run_of("bert", *run))
     after = torch.load(trained["checkpoint"], weights_only=True)["state_dict"]
     frozen = {name for name in before if "base_layer" in name}
     assert len(frozen) == 8
     assert not {name for name in frozen if not torch.equal(before[name], after[f"model.{name}"])}
-    again = assemble(compose(*run_of("bert", f"init={trained['checkpoint']}")))
-    assert again.loaded.loaded == again.loaded.total
+    again = build(compose(*run_of("bert", f"init={trained['checkpoint']}")))
+    assert again.start.weights.loaded == again.start.weights.total
 
 
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated")  # of peft on transformers
@@ -66,9 +67,9 @@ def test_lora_trains_as_many_parameters_as_the_library_does(tmp_path):
     BertConfig().save_pretrained(tmp_path)
     bert = ("backbone=text", f"backbone.name={tmp_path}", "backbone.pooling=cls", "init=random", "batch_size=4")
     texts = ("data=table", f"data.target.root={FILES / 'reports.csv'}", "data.target.classes=[0,1]", "data.shots=5")
-    parts = assemble(compose(*bert, *texts, "strategy=lora"))
-    assert sum(p.numel() for p in parts.task.model.parameters() if p.requires_grad) == 294_912 + 1_538
-    plain = assemble(compose(*bert, *texts)).task.model.backbone.body
+    components = build(compose(*bert, *texts, "strategy=lora"))
+    assert sum(p.numel() for p in components.task.model.parameters() if p.requires_grad) == 294_912 + 1_538
+    plain = build(compose(*bert, *texts)).task.model.backbone.body
     theirs = get_peft_model(plain, LoraConfig(r=8, target_modules=["query", "value"]))
     assert theirs.get_nb_trainable_parameters()[0] == 294_912
 
@@ -76,20 +77,20 @@ def test_lora_trains_as_many_parameters_as_the_library_does(tmp_path):
 @pytest.mark.parametrize("backbone", FAMILIES)
 def test_every_adapter_moves_and_every_weight_stays(backbone):
     run = run_of(backbone, "strategy=lora", *options_of("lora", backbone))
-    before = state(assemble(compose(*run)).task.model)
-    parts, trainer = fit(compose(*run))
-    changed = differing(before, state(parts.task.model))
+    before = state(build(compose(*run)).task.model)
+    components, trainer = fit(compose(*run))
+    changed = differing(before, state(components.task.model))
     adapters = {name for name in before if "lora_" in name}
     assert adapters
     assert changed == adapters | {name for name in before if name.startswith("heads.")}
-    assert not set(trainer.optimizers[0].state) - set(parts.task.model.parameters())
+    assert not set(trainer.optimizers[0].state) - set(components.task.model.parameters())
 
 
 def test_biases_move_where_the_adapters_configuration_says_so():
     run = run_of("bert", "strategy=lora", "+strategy.adapter.bias=all")
-    before = state(assemble(compose(*run)).task.model)
-    parts, _ = fit(compose(*run))
-    changed = differing(before, state(parts.task.model))
+    before = state(build(compose(*run)).task.model)
+    components, _ = fit(compose(*run))
+    changed = differing(before, state(components.task.model))
     assert {name for name in before if name.endswith("bias")} <= changed
     assert not {name for name in changed if name.endswith("base_layer.weight")}
 
@@ -99,10 +100,10 @@ def test_gradient_checkpointing_changes_no_gradient():
 
     def gradients(*options):
         run = run_of("bert", "strategy=lora", "strategy.adapter.lora_dropout=0", "backbone.dropout=0", *options)
-        parts = assemble(compose(*run))
-        parts.task.train()
-        parts.task.training_step(next(iter(parts.data.train_dataloader()))[0], 0).backward()
-        return {name: p.grad for name, p in parts.task.model.named_parameters() if p.requires_grad}
+        components = build(compose(*run))
+        components.task.train()
+        components.task.training_step(next(iter(components.data.train_dataloader()))[0], 0).backward()
+        return {name: p.grad for name, p in components.task.model.named_parameters() if p.requires_grad}
 
     plain, saving = gradients(), gradients("backbone.gradient_checkpointing=true")
     assert plain.keys() == saving.keys()
@@ -121,9 +122,9 @@ def test_gradient_checkpointing_changes_no_gradient():
             ("strategy=peft", *BACKBONES["bert"], "batch_size=6", "strategy.adapter._target_=peft.PrefixTuningConfig"),
             "peft refuses PrefixTuningConfig: .*prompt learning",
         ),
-        (("strategy=peft", "+strategy.adapter.rank=4"), "strategy: .* cannot be built"),
+        (("strategy=peft", "+strategy.adapter.rank=4"), "strategy: cannot build"),
     ],
 )
 def test_what_cannot_work_names_what_was_looked_for(options, message):
     with pytest.raises(UsageError, match=message):
-        assemble(compose("init=random", *options))
+        build(compose("init=random", *options))

@@ -6,8 +6,7 @@ from typing import Any
 
 import pytest
 
-from tlexp.cache import JOBS, cores
-from tlexp.cli import SWEEP_PROCESS
+from tlexp.processes import CONCURRENT_JOBS, SWEEP_OWNER, available_cores
 from tlexp.sweep import devices
 
 
@@ -20,19 +19,19 @@ def _worker(count: int, pipe: Any) -> None:
 
 def seen(workers: int, gpus: int, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What each of several workers sees that live at the same time."""
-    monkeypatch.setenv(SWEEP_PROCESS, f"test-{os.getpid()}-{workers}-{gpus}")
-    monkeypatch.setenv(JOBS, str(workers))
+    monkeypatch.setenv(SWEEP_OWNER, f"test-{os.getpid()}-{workers}-{gpus}")
+    monkeypatch.setenv(CONCURRENT_JOBS, str(workers))
     fork = multiprocessing.get_context("fork")
     pipes = [fork.Pipe() for _ in range(workers)]
     processes = [fork.Process(target=_worker, args=(gpus, theirs)) for _, theirs in pipes]
     for process in processes:
         process.start()
-    found = [ours.recv() for ours, _ in pipes]
+    visible = [ours.recv() for ours, _ in pipes]
     for ours, _ in pipes:
         ours.send("end")
     for process in processes:
         process.join()
-    return found
+    return visible
 
 
 @pytest.mark.parametrize(
@@ -53,8 +52,8 @@ def test_each_worker_has_a_gpu_of_its_own(workers, gpus, visible, expected, monk
 
 
 def test_cores_are_shared_with_the_jobs_beside(monkeypatch):
-    monkeypatch.setattr("tlexp.cache.cpu_count", lambda: 8)
-    monkeypatch.setenv(JOBS, "4")
-    assert cores() == 2
+    monkeypatch.setattr("tlexp.processes.cpu_count", lambda: 8)
+    monkeypatch.setenv(CONCURRENT_JOBS, "4")
+    assert available_cores() == 2
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
-    assert cores() == 1
+    assert available_cores() == 1

@@ -4,12 +4,23 @@ import pytest
 import pytorch_lightning as pl
 import torch
 
-from tests.conftest import BACKBONES, TERMS, assemble, compose, differing, fit, state, weights
-from tests.test_resume import RUN, kept, result, twice
+from tests.helpers import (
+    BACKBONES,
+    RESUMABLE,
+    TERMS,
+    best_weights,
+    compose,
+    differing,
+    fit,
+    interrupted_and_not,
+    state,
+    untimed_result,
+)
 from tlexp.data.batches import Batch
 from tlexp.errors import UsageError
-from tlexp.start import source_folder
-from tlexp.terms.base import Passed, Step
+from tlexp.run.build import build
+from tlexp.run.source_weights import source_folder
+from tlexp.terms.base import DomainOutput, StepContext
 from tlexp.terms.bss import BSS
 from tlexp.terms.coral import Coral
 from tlexp.terms.mcc import MCC
@@ -26,9 +37,9 @@ def starts(tmp_path_factory):
 
     def start(backbone):
         if backbone not in made:
-            parts = assemble(compose(*FEW, *BACKBONES[backbone], "batch_size=6", "init=random", "seed=7"))
+            components = build(compose(*FEW, *BACKBONES[backbone], "batch_size=6", "init=random", "seed=7"))
             made[backbone] = folder / f"{backbone}.ckpt"
-            torch.save({"state_dict": parts.task.state_dict()}, made[backbone])
+            torch.save({"state_dict": components.task.state_dict()}, made[backbone])
         return f"init={made[backbone]}"
 
     return start
@@ -41,8 +52,8 @@ def ends(starts):
 
     def end(backbone):
         if backbone not in made:
-            parts, _ = fit(compose(*run_of("terms=[]", backbone, starts, "seed=3", "epochs=1")))
-            made[backbone] = state(parts.task.model)
+            components, _ = fit(compose(*run_of("terms=[]", backbone, starts, "seed=3", "epochs=1")))
+            made[backbone] = state(components.task.model)
         return made[backbone]
 
     return end
@@ -83,12 +94,13 @@ def test_without_weight_a_term_is_not_there(starts, ends, term):
     assert not differing(ends("small_cnn_batchnorm"), state(off.task.model))
 
 
-def test_a_pull_without_strength_is_training_without_weight_decay(answer, starts):
+def test_a_pull_without_strength_is_training_without_weight_decay(run_job, starts):
     run = run_of("terms=[]", "small_cnn_batchnorm", starts)[:-1]
-    plain = answer(*run, "optimizer.weight_decay=0")
+    plain = run_job(*run, "optimizer.weight_decay=0")
     none = ("terms=[l2_sp]", "terms.l2_sp.strength=0", "terms.l2_sp.head_strength=0", "optimizer.weight_decay=0")
     assert not differing(
-        weights(plain["folder"]), {n: t for n, t in weights(answer(*run, *none)["folder"]).items() if "start_" not in n}
+        best_weights(plain["folder"]),
+        {n: t for n, t in best_weights(run_job(*run, *none)["folder"]).items() if "start_" not in n},
     )
 
 
@@ -98,21 +110,21 @@ def test_it_pulls_and_what_it_remembers_stays(starts, ends, term, backbone):
     """The model goes another way than without; frozen copies do not, and own parameters are in a group of theirs."""
     run = run_of(f"terms=[{term}]", backbone, starts, "seed=3", "epochs=1")
     watch = Start()
-    parts, trainer = fit(compose(*run), watch)
-    ours = state(parts.task.model)
+    components, trainer = fit(compose(*run), watch)
+    ours = state(components.task.model)
     assert differing(ours, ends(backbone))
     assert all(tensor.isfinite().all() for tensor in ours.values())
-    first, last = watch.terms, state(parts.task.terms)
+    first, last = watch.terms, state(components.task.terms)
     moved = differing(first, last)
     followers = ("key_", "queue_", "filled", "relation", "temperature")  # which follow on purpose
     fixed = {name for name in first if "module." in name or "start_" in name or "of_" in name}
     fixed -= {name for name in fixed if name.split(".")[1].startswith(followers)}
     assert not moved & fixed
-    own = {id(p) for p in parts.task.terms.parameters() if p.requires_grad}
+    own = {id(p) for p in components.task.terms.parameters() if p.requires_grad}
     groups = [group for group in trainer.optimizers[0].param_groups if group["name"].startswith(f"terms.{term}")]
     assert all(group["weight_decay"] == 0 for group in groups if group["name"].endswith("/no_decay"))
     assert {id(p) for group in groups for p in group["params"]} == own
-    learned = {name for name, p in parts.task.terms.named_parameters() if p.requires_grad}
+    learned = {name for name, p in components.task.terms.named_parameters() if p.requires_grad}
     assert learned <= moved
 
 
@@ -123,10 +135,10 @@ GROUPS = ("l2_sp,bss,distill,coral", "delta,co_tuning,mmd,mcc", "bi_tuning,dann"
 @pytest.mark.parametrize("terms", GROUPS)
 def test_a_run_with_terms_goes_on_as_if_nothing_had_happened(tmp_path, monkeypatch, starts, terms):
     unlabelled = "data.unlabelled=true" if "mcc" in terms or "dann" in terms else "data.unlabelled=false"
-    run = (*RUN, starts("small_cnn_batchnorm"), *BACKBONES["small_cnn_batchnorm"], "head=one", unlabelled)
-    straight, broken = twice(compose(*run, f"terms=[{terms}]", root=tmp_path), tmp_path, monkeypatch)
-    assert not differing(kept(straight), kept(broken))
-    assert result(straight) == result(broken)
+    run = (*RESUMABLE, starts("small_cnn_batchnorm"), *BACKBONES["small_cnn_batchnorm"], "head=one", unlabelled)
+    straight, broken = interrupted_and_not(compose(*run, f"terms=[{terms}]", root=tmp_path), tmp_path, monkeypatch)
+    assert not differing(best_weights(straight), best_weights(broken))
+    assert untimed_result(straight) == untimed_result(broken)
 
 
 def test_every_term_is_named_once():
@@ -136,40 +148,40 @@ def test_every_term_is_named_once():
 # What the data hand over -----------------------------------------------------------------------------------------
 
 
-def batch_of(parts):
-    return next(iter(parts.data.train_dataloader()))[0]
+def batch_of(components):
+    return next(iter(components.data.train_dataloader()))[0]
 
 
-def test_without_alpha_a_term_gets_the_source_and_nobody_its_labels(answer):
+def test_without_alpha_a_term_gets_the_source_and_nobody_its_labels(run_job):
     run = ("data.shots=5", "init=random", "epochs=1", "alpha=0", "terms=[coral]")
-    parts = assemble(compose(*run))
-    assert set(batch_of(parts)) == {"target", "source"}
-    assert list(parts.task.classes) == ["target"]
-    assert set(parts.task.model.heads) == {"target"}
-    found = answer(*run)
+    components = build(compose(*run))
+    assert set(batch_of(components)) == {"target", "source"}
+    assert [name for name in components.task.metrics if name.startswith("val/")] == ["val/target"]
+    assert set(components.task.model.heads) == {"target"}
+    found = run_job(*run)
     assert "test/source/accuracy" not in found
     assert set(found["split_hashes"]) == {"target", "source"}
 
 
 def test_unlabelled_examples_are_all_that_neither_validates_nor_tests():
     run = ("data.shots=5", "init=random", "alpha=inf", "terms=[coral,mcc]", "data.unlabelled=true")
-    parts = assemble(compose(*run))
-    batch = batch_of(parts)
+    components = build(compose(*run))
+    batch = batch_of(components)
     assert set(batch) == {"source", "unlabelled"}, "alpha=inf needs no labels of the target"
     assert batch["unlabelled"].labels.unique().tolist() == [-1]
-    target, pool = parts.data.domains["target"].split, parts.data.pool.split.train
+    target, pool = components.data.domains["target"].split, components.data.unlabelled.split.train
     assert set(target.train) < set(pool)
     assert not set(pool) & (set(target.val) | set(target.test))
-    assert len(pool) + len(target.val) + len(target.test) == len(parts.data.domains["target"].samples.labels)
+    assert len(pool) + len(target.val) + len(target.test) == len(components.data.domains["target"].samples.labels)
 
 
 def test_a_term_that_needs_labels_keeps_the_labelled_batch(monkeypatch):
-    parts = assemble(compose("init=random", "alpha=0.5", "terms=[bss,mcc]", "data.unlabelled=true"))
+    components = build(compose("init=random", "alpha=0.5", "terms=[bss,mcc]", "data.unlabelled=true"))
     seen = {}
-    for name, term in parts.task.terms.items():
+    for name, term in components.task.terms.items():
         monkeypatch.setattr(term, "forward", lambda _, step, name=name: seen.update({name: step}) or torch.zeros(()))
-    batch = batch_of(parts)
-    parts.task.training_step(batch, 0)
+    batch = batch_of(components)
+    components.task.training_step(batch, 0)
     assert torch.equal(seen["bss"].target.labels, batch["target"].labels)
     assert seen["mcc"].target.labels.eq(-1).all()
     assert seen["mcc"].source is seen["bss"].source
@@ -177,17 +189,17 @@ def test_a_term_that_needs_labels_keeps_the_labelled_batch(monkeypatch):
 
 def test_two_views_of_a_picture_differ_and_the_first_is_that_of_other_runs():
     run = ("init=random", "augment=standard", "augment.flip=0", "seed=2")
-    plain, two = (assemble(compose(*run, terms)) for terms in ("terms=[]", "terms=[bi_tuning]"))
+    plain, two = (build(compose(*run, terms)) for terms in ("terms=[]", "terms=[bi_tuning]"))
     one, both = batch_of(plain)["target"], batch_of(two)["target"]
     assert torch.equal(one.inputs, both.inputs)
-    assert one.second is None
-    assert both.second.shape == both.inputs.shape
-    assert not torch.equal(both.second, both.inputs)
+    assert one.second_view is None
+    assert both.second_view.shape == both.inputs.shape
+    assert not torch.equal(both.second_view, both.inputs)
 
 
-def test_a_first_run_trains_its_source_before_a_term_takes_its_output_layer(answer, tmp_path):
+def test_a_first_run_trains_its_source_before_a_term_takes_its_output_layer(run_job, tmp_path):
     run = ("alpha=inf", "epochs=1", "terms=[distill,coral]", "data.unlabelled=true", f"store={tmp_path}/new")
-    found = answer(*run)
+    found = run_job(*run)
     assert found["weights"].startswith("source mnist")
     assert {"train/terms/distill", "train/terms/coral"} <= set(found)
 
@@ -195,12 +207,12 @@ def test_a_first_run_trains_its_source_before_a_term_takes_its_output_layer(answ
 # What single terms promise ----------------------------------------------------------------------------------------
 
 
-def step_of(parts, backbone_in_eval=False):
-    model = parts.task.model.train(not backbone_in_eval)
-    batch: Batch = batch_of(parts)["target"]
-    inputs = model.prepared(batch.inputs)
+def step_of(components, backbone_in_eval=False):
+    model = components.task.model.train(not backbone_in_eval)
+    batch: Batch = batch_of(components)["target"]
+    inputs = model.as_input(batch.inputs)
     features = model.features(inputs)
-    return Step(Passed(inputs, batch.labels, features, model.classify(features)), None)
+    return StepContext(DomainOutput(inputs, batch.labels, features, model.classify(features)), None)
 
 
 @pytest.mark.parametrize("backbone", ["small_cnn_batchnorm", "timm_vit", "bert"])
@@ -208,20 +220,20 @@ def step_of(parts, backbone_in_eval=False):
 def test_at_the_start_there_is_nothing_to_pull_at(starts, term, backbone):
     name, *options = term.split()
     heads = [f"terms.{name}.head_strength=0"] if name in ("delta", "l2_sp") else []
-    parts = assemble(compose(*run_of(f"terms=[{name}]", backbone, starts, *options, *heads)))
-    pull = parts.task.terms[name]
-    assert pull(parts.task.model, step_of(parts, backbone_in_eval=True)).item() == pytest.approx(0, abs=1e-10)
+    components = build(compose(*run_of(f"terms=[{name}]", backbone, starts, *options, *heads)))
+    pull = components.task.terms[name]
+    assert pull(components.task.model, step_of(components, backbone_in_eval=True)).item() == pytest.approx(0, abs=1e-10)
     if name != "l2_sp":
-        assert pull(parts.task.model, step_of(parts)).item() > 1e-6, "dropout tells student and teacher apart"
+        assert pull(components.task.model, step_of(components)).item() > 1e-6, "dropout tells student and teacher apart"
     with torch.no_grad():
-        for parameter in parts.task.model.backbone.parameters():
+        for parameter in components.task.model.backbone.parameters():
             parameter.add_(0.01)
-    assert pull(parts.task.model, step_of(parts, backbone_in_eval=True)).item() > 1e-6
+    assert pull(components.task.model, step_of(components, backbone_in_eval=True)).item() > 1e-6
 
 
 def test_l2_sp_is_half_the_squared_distance(starts):
-    parts = assemble(compose(*run_of("terms=[l2_sp]", "small_cnn_batchnorm", starts)))
-    model, term = parts.task.model, parts.task.terms["l2_sp"]
+    components = build(compose(*run_of("terms=[l2_sp]", "small_cnn_batchnorm", starts)))
+    model, term = components.task.model, components.task.terms["l2_sp"]
     assert all(p.ndim > 1 for name, p in model.named_parameters() if name in (*term.pulled, *term.heads))
     with torch.no_grad():
         for parameter in model.backbone.parameters():
@@ -235,7 +247,7 @@ def test_the_stronger_the_pull_the_nearer_the_end(starts):
     def distance(strength):
         run = run_of("terms=[l2_sp]", "small_cnn", starts, "optimizer=sgd", "lr=0.05", "strategy=full_transfer")
         config = compose(*run, f"terms.l2_sp.strength={strength}", "epochs=6")
-        start = state(assemble(config).task.model.backbone)
+        start = state(build(config).task.model.backbone)
         end = state(fit(config)[0].task.model.backbone)
         return sum((end[name] - start[name]).pow(2).sum() for name in end if end[name].ndim > 1).sqrt().item()
 
@@ -246,17 +258,17 @@ def test_the_stronger_the_pull_the_nearer_the_end(starts):
 
 def test_the_key_network_is_the_trained_one_without_momentum(starts):
     run = run_of("terms=[bi_tuning]", "small_cnn_batchnorm", starts, "terms.bi_tuning.momentum=0")
-    parts, _ = fit(compose(*run))
-    term = parts.task.terms["bi_tuning"]
-    assert not differing(state(term.key_backbone.module), state(parts.task.model.backbone))
+    components, _ = fit(compose(*run))
+    term = components.task.terms["bi_tuning"]
+    assert not differing(state(term.key_backbone.module), state(components.task.model.backbone))
     assert not differing(state(term.key_projector.module), state(term.projector))
     assert term.filled.tolist() == [8, 8, 8]
 
 
 def test_contrast_is_the_mean_over_positives_of_the_log_softmax():
     """Against a loop over examples and keys, with places that are still empty."""
-    parts = assemble(compose("init=random", "terms=[bi_tuning]", "terms.bi_tuning.queue=3", *FEW))
-    term = parts.task.terms["bi_tuning"]
+    components = build(compose("init=random", "terms=[bi_tuning]", "terms.bi_tuning.queue=3", *FEW))
+    term = components.task.terms["bi_tuning"]
     torch.manual_seed(0)
     term.filled.copy_(torch.tensor([2, 0, 3]))
     own, queued, labels = torch.rand(4), torch.rand(4, 9), torch.tensor([0, 1, 2, 0])
@@ -274,14 +286,14 @@ def test_delta_weighs_channels_by_what_a_probe_loses_without_them(starts):
     """Weights of a layer sum to one, and a channel that is always zero weighs less than one that is not."""
     run = run_of("terms=[delta]", "small_cnn", starts, "terms.delta.attention=measured")
     config = compose(*run)
-    parts = assemble(config)
-    term = parts.task.terms["delta"]
+    components = build(config)
+    term = components.task.terms["delta"]
     assert term.names == ["stage1.1.0", "stage2.1.0", "hidden"]
     with torch.no_grad():
-        for network in (parts.task.model.backbone, term.teacher.module):
+        for network in (components.task.model.backbone, term.teacher.module):
             network.hidden[2].weight[:5] = 0
             network.hidden[2].bias[:5] = 0
-    term.start(parts.task.model, parts.data)
+    term.on_fit_start(components.task.model, components.data)
     weights = term.weights_of_hidden
     assert weights.sum().item() == pytest.approx(1)
     assert weights.std() > 0
@@ -297,8 +309,8 @@ def test_delta_weighs_channels_by_what_a_probe_loses_without_them(starts):
     ],
 )
 def test_delta_finds_its_layers(starts, backbone, layers):
-    parts = assemble(compose(*run_of("terms=[delta]", backbone, starts)))
-    assert parts.task.terms["delta"].names[: len(layers)] == layers
+    components = build(compose(*run_of("terms=[delta]", backbone, starts)))
+    assert components.task.terms["delta"].names[: len(layers)] == layers
 
 
 @pytest.mark.parametrize(
@@ -306,10 +318,10 @@ def test_delta_finds_its_layers(starts, backbone, layers):
     [
         (
             ("terms=[coral]", "strategy=linear_probe"),
-            "pulls at the backbone, which strategy=linear_probe leaves frozen",
+            "acts on the backbone, which strategy=linear_probe leaves frozen",
         ),
         (("terms=[distill]",), "needs the output layer that the weights were trained with"),
-        (("terms=[l2_sp]", "strategy=bitfit"), "only biases and 1-d parameters of the backbone move"),
+        (("terms=[l2_sp]", "strategy=bitfit"), "only biases and 1-d parameters of the backbone train"),
         (("terms=[l2_sp]",), "pulls to where weights came from, but init= brings none"),
         (("terms=[bss]", "terms.bss.k=1.5"), "terms.bss.k=1.5: must be a whole number, at least 1"),
         (("terms=[dann]", "terms.dann.hidden=1.5"), "terms.dann.hidden=1.5: must be a whole number"),
@@ -322,7 +334,7 @@ def test_delta_finds_its_layers(starts, backbone, layers):
             "the smallest batch of the target has 13 examples for 1 processes that need",
         ),
         (("terms=[cdan]", "head=two", "alpha=0.5"), "source and target have a head each"),
-        (("terms=[bi_tuning]", "objective.mixup=1"), "needs pictures of one class"),
+        (("terms=[bi_tuning]", "objective.mixup=1"), "needs images of one class"),
         (("terms=[bi_tuning]", "head_hidden=8"), "needs a linear head"),
         (("terms=[delta]", "terms.delta.layers=[conv9]"), "terms.delta.layers=conv9: the backbone has no such module"),
         (
@@ -335,7 +347,7 @@ def test_delta_finds_its_layers(starts, backbone, layers):
 )
 def test_what_cannot_work_is_said_before_training(options, message):
     with pytest.raises(UsageError, match=message):
-        assemble(compose("init=random", *options))
+        build(compose("init=random", *options))
 
 
 @pytest.mark.parametrize(
@@ -351,13 +363,13 @@ def test_what_cannot_work_is_said_before_training(options, message):
 def test_a_pull_that_overshoots_is_refused_where_it_pulls(starts, options, message):
     run = run_of("terms=[l2_sp]", "small_cnn_batchnorm", starts, "optimizer=sgd")
     with pytest.raises(UsageError, match=message):
-        assemble(compose(*run, *options))
-    assemble(compose(*run, "lr=0.4", "terms.l2_sp.strength=10"))  # the head is not pulled that way
+        build(compose(*run, *options))
+    build(compose(*run, "lr=0.4", "terms.l2_sp.strength=10"))  # the head is not pulled that way
 
 
-def test_a_wrong_option_is_said_before_a_source_is_trained(answer, tmp_path):
+def test_a_wrong_option_is_said_before_a_source_is_trained(run_job, tmp_path):
     with pytest.raises(UsageError, match="choose one of covariance, mean"):
-        answer("terms=[coral]", "terms.coral.kind=foo", f"store={tmp_path}/new")
+        run_job("terms=[coral]", "terms.coral.kind=foo", f"store={tmp_path}/new")
     assert not list((tmp_path / "new").glob("*/metrics.json"))
 
 
@@ -366,15 +378,15 @@ def test_tensors_that_a_checkpoint_did_not_bring_are_new(starts, tmp_path):
     content = torch.load(starts("small_cnn_batchnorm").removeprefix("init="), weights_only=True)["state_dict"]
     missing = "model.backbone.hidden.2.weight"
     torch.save({name: tensor for name, tensor in content.items() if name != missing}, tmp_path / "part.ckpt")
-    term = assemble(compose(*run, f"init={tmp_path}/part.ckpt", "allow_partial=true")).task.terms["l2_sp"]
+    term = build(compose(*run, f"init={tmp_path}/part.ckpt", "allow_partial=true")).task.terms["l2_sp"]
     assert "backbone.hidden.2.weight" in term.heads
     assert "backbone.hidden.2.weight" not in term.pulled
 
 
 def test_accumulated_gradients_are_one_step_to_what_follows(starts, monkeypatch):
-    parts = assemble(compose(*run_of("terms=[bi_tuning]", "small_cnn_batchnorm", starts)))
+    components = build(compose(*run_of("terms=[bi_tuning]", "small_cnn_batchnorm", starts)))
     followed = []
-    monkeypatch.setattr(type(parts.task.terms["bi_tuning"]), "after_step", lambda self, model: followed.append(1))
+    monkeypatch.setattr(type(components.task.terms["bi_tuning"]), "after_step", lambda self, model: followed.append(1))
     run = run_of("terms=[bi_tuning]", "small_cnn_batchnorm", starts, "trainer.accumulate_grad_batches=2")
     _, trainer = fit(compose(*run, "batch_size=3"))
     assert len(followed) == trainer.global_step == 2 * -(-trainer.num_training_batches // 2)
@@ -384,7 +396,7 @@ def test_accumulated_gradients_are_one_step_to_what_follows(starts, monkeypatch)
 def test_half_precision_around_it_changes_no_distance():
     torch.manual_seed(0)
     source, target = torch.randn(32, 16), 1.1 * torch.randn(32, 16)
-    step = Step(*(Passed(x, torch.zeros(32), x, x) for x in (target, source)))
+    step = StepContext(*(DomainOutput(x, torch.zeros(32), x, x) for x in (target, source)))
     for term in (Coral("coral"), MMD("mmd"), MCC("mcc"), BSS("bss")):
         plain = term(None, step)
         with torch.autocast("cpu", torch.bfloat16):
@@ -395,25 +407,25 @@ def test_half_precision_around_it_changes_no_distance():
 
 def test_delta_takes_the_stages_convolution_and_not_a_gate_beside_it(starts):
     options = ("backbone=timm", "backbone.name=seresnet50", "backbone.size=32", "terms.delta.head_strength=0")
-    model = assemble(compose(*FEW, *options, "init=random", "terms=[delta]")).task
+    model = build(compose(*FEW, *options, "init=random", "terms=[delta]")).task
     assert [name.split(".")[-1] for name in model.terms["delta"].names] == ["conv3"] * 4
 
 
 @pytest.mark.parametrize("alpha", ["0.5", "inf"])
 def test_texts_that_pass_together_are_compared_word_by_word(starts, alpha):
     run = run_of("terms=[delta]", "bert", starts, "norm=concat", "epochs=1")
-    parts, _ = fit(compose(*run, f"alpha={alpha}"))
-    assert all(tensor.isfinite().all() for tensor in state(parts.task.model).values())
+    components, _ = fit(compose(*run, f"alpha={alpha}"))
+    assert all(tensor.isfinite().all() for tensor in state(components.task.model).values())
 
 
-def test_old_predictions_are_calibrated_where_the_source_is_known(answer, store):
+def test_old_predictions_are_calibrated_where_the_source_is_known(run_job, store):
     """Also where the source's weights are given as a file; other classes are not it."""
     run = ("epochs=1", "terms=[co_tuning]")
-    first = answer(*run)
-    warm = weights(first["folder"])["terms.co_tuning.temperature"].item()
+    first = run_job(*run)
+    warm = best_weights(first["folder"])["terms.co_tuning.temperature"].item()
     assert warm != 1
     source = source_folder(compose(*run, f"store={store}", root=first["folder"].parent)) / "best.ckpt"
-    by_file = answer(*run, f"init={source}")
-    assert weights(by_file["folder"])["terms.co_tuning.temperature"].item() == pytest.approx(warm)
-    other = answer(*run, f"init={source}", "data.source.classes=[0,1,2]")
-    assert weights(other["folder"])["terms.co_tuning.temperature"].item() == 1
+    by_file = run_job(*run, f"init={source}")
+    assert best_weights(by_file["folder"])["terms.co_tuning.temperature"].item() == pytest.approx(warm)
+    other = run_job(*run, f"init={source}", "data.source.classes=[0,1,2]")
+    assert best_weights(other["folder"])["terms.co_tuning.temperature"].item() == 1

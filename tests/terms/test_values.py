@@ -11,7 +11,7 @@ from sklearn.decomposition import PCA
 from torch import nn
 
 from tlexp.errors import UsageError
-from tlexp.terms.base import Passed, Step
+from tlexp.terms.base import DomainOutput, StepContext
 from tlexp.terms.bss import BSS
 from tlexp.terms.co_tuning import calibrated, direct, reverse
 from tlexp.terms.coral import Coral
@@ -38,11 +38,11 @@ def recipe():
 def passed(features, logits=None, labels=None):
     n = len(features)
     logits = torch.zeros(n, 2, dtype=features.dtype) if logits is None else logits
-    return Passed(features, torch.zeros(n, dtype=torch.long) if labels is None else labels, features, logits)
+    return DomainOutput(features, torch.zeros(n, dtype=torch.long) if labels is None else labels, features, logits)
 
 
 def of_pair(term, source, target):
-    return float(term(None, Step(passed(target), passed(source))))
+    return float(term(None, StepContext(passed(target), passed(source))))
 
 
 @pytest.mark.parametrize(
@@ -66,9 +66,9 @@ def test_distances_of_domains(recipe, term, expected):
 def test_the_smallest_singular_values(recipe, k, expected):
     features = recipe[0][:12].clone().requires_grad_()
     term = BSS("bss", k=k)
-    value = term(None, Step(passed(features), None))
+    value = term(None, StepContext(passed(features), None))
     assert value.item() == pytest.approx(expected, abs=1e-5)
-    shuffled = term(None, Step(passed(features[torch.randperm(12)]), None))
+    shuffled = term(None, StepContext(passed(features[torch.randperm(12)]), None))
     assert shuffled.item() == pytest.approx(value.item(), rel=1e-5)
     (gradient,) = torch.autograd.grad(value, features)
     u, s, v = np.linalg.svd(features.detach().numpy(), full_matrices=False)
@@ -78,22 +78,22 @@ def test_the_smallest_singular_values(recipe, k, expected):
 
 def test_singular_values_that_are_equal_or_zero_have_a_finite_gradient():
     features = torch.eye(4, 6).requires_grad_()
-    (gradient,) = torch.autograd.grad(BSS("bss")(None, Step(passed(features), None)), features)
+    (gradient,) = torch.autograd.grad(BSS("bss")(None, StepContext(passed(features), None)), features)
     assert gradient.isfinite().all()
     of_low_rank = torch.ones(5, 3).requires_grad_()
-    value = BSS("bss")(None, Step(passed(of_low_rank), None))
+    value = BSS("bss")(None, StepContext(passed(of_low_rank), None))
     assert value.item() == pytest.approx(0, abs=1e-9)
     assert torch.autograd.grad(value, of_low_rank)[0].isfinite().all()
 
 
 def test_class_confusion(recipe):
     _, _, p = recipe
-    value = MCC("mcc")(None, Step(passed(p[:100], p[:100].log()), None))
+    value = MCC("mcc")(None, StepContext(passed(p[:100], p[:100].log()), None))
     assert float(value) == pytest.approx(0.756956, abs=1e-6)
     sure = torch.full((6, 3), -1000.0)
     sure[range(6), [0, 0, 1, 1, 0, 1]] = 1000.0  # nobody predicts the third class
     sure.requires_grad_()
-    value = MCC("mcc")(None, Step(passed(sure, sure), None))
+    value = MCC("mcc")(None, StepContext(passed(sure, sure), None))
     assert value.item() == pytest.approx(0, abs=1e-6)
     assert torch.autograd.grad(value, sure)[0].isfinite().all()
 
@@ -170,7 +170,7 @@ def test_the_features_gradient_is_the_discriminators_reversed():
         ones = torch.cat([torch.ones(5), torch.zeros(5)]).double()
         return F.binary_cross_entropy_with_logits(logits, ones)
 
-    value = term(None, Step(passed(target), passed(source), 0.25))
+    value = term(None, StepContext(passed(target), passed(source), 0.25))
     assert value.item() == pytest.approx(loss(source, target).item())
     (gradient,) = torch.autograd.grad(value, source)
     for place in ((0, 0), (3, 2)):
@@ -178,7 +178,7 @@ def test_the_features_gradient_is_the_discriminators_reversed():
         step[place] = 1e-6
         slope = (loss(source + step, target) - loss(source - step, target)).item() / 2e-6
         assert gradient[place].item() == pytest.approx(-grl_lambda(0.25) * slope, rel=1e-5)
-    at_start = term(None, Step(passed(target), passed(source), 0.0))
+    at_start = term(None, StepContext(passed(target), passed(source), 0.0))
     assert not torch.autograd.grad(at_start, source)[0].any()
     x = torch.ones(2, requires_grad=True)
     assert torch.autograd.grad(Reversal.apply(x, 2.0).sum(), x)[0].tolist() == [-2, -2]

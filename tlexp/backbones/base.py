@@ -183,7 +183,7 @@ def check_size(size: object) -> None:
         raise UsageError(f"backbone.size={size}: {remedy}")
 
 
-def measured_width(module: nn.Module, spec: InputSpec | TextSpec) -> int:
+def measure_width(module: nn.Module, spec: InputSpec | TextSpec) -> int:
     """Returns the width of the module's output by one forward pass; what libraries declare is not always right."""
     was_training = module.training
     with torch.no_grad():

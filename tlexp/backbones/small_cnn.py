@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from tlexp.backbones.base import InputSpec, Stage, group_stages, measured_width
+from tlexp.backbones.base import InputSpec, Stage, group_stages, measure_width
 from tlexp.errors import UsageError
 
 
@@ -42,7 +42,7 @@ class SmallCNN(nn.Module):
         self.stage2 = nn.Sequential(nn.MaxPool2d(2), _block(2 * width, 4 * width, norm))
         hidden = nn.Linear(4 * width * (size // 4) ** 2, 4 * width)
         self.hidden = nn.Sequential(nn.Flatten(), nn.Dropout(dropout), hidden, nn.ReLU(), nn.Dropout(dropout))
-        self.num_features = measured_width(self, self.input)
+        self.num_features = measure_width(self, self.input)
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps (batch, 1, size, size) to (batch, 4 * width)."""

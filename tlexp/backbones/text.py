@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, AutoTokenizer
 
 from tlexp.backbones import hub
-from tlexp.backbones.base import Stage, TextSpec, group_stages, measured_width
+from tlexp.backbones.base import Stage, TextSpec, group_stages, measure_width
 from tlexp.errors import UsageError
 
 POOLINGS = ("mean", "cls", "pooler")
@@ -68,7 +68,7 @@ class TextBackbone(nn.Module):
         if gradient_checkpointing:
             self.body.activation_checkpointing_enable({"use_reentrant": False})
         try:
-            self.num_features = measured_width(self, self.input)
+            self.num_features = measure_width(self, self.input)
         except (AttributeError, TypeError, ValueError) as error:
             reason = hub.first_sentence(error)
             raise UsageError(f"backbone.name={name}: not an encoder of texts ({reason}); choose a BERT-type") from error

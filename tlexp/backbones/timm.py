@@ -13,7 +13,7 @@ from timm.models import adapt_input_conv, group_parameters
 from torch import Tensor, nn
 
 from tlexp.backbones import hub
-from tlexp.backbones.base import InputSpec, Stage, check_size, group_stages, measured_width
+from tlexp.backbones.base import InputSpec, Stage, check_size, group_stages, measure_width
 from tlexp.backbones.batchnorm import has_statistics
 from tlexp.errors import UsageError
 
@@ -106,7 +106,7 @@ class TimmBackbone(nn.Module):
                 reason = f"its patches are {edge} pixels wide, and {side % edge} pixels would be ignored"
                 raise self._impossible_size(side, reason)
         try:
-            self.num_features = measured_width(self, self.input)
+            self.num_features = measure_width(self, self.input)
         except (AssertionError, IndexError, RuntimeError, ValueError) as error:
             raise self._impossible_size(side, hub.first_sentence(error)) from error
 

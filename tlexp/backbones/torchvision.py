@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torchvision import models
 from torchvision.models import WeightsEnum
 
-from tlexp.backbones.base import InputSpec, Stage, check_size, group_stages, measured_width
+from tlexp.backbones.base import InputSpec, Stage, check_size, group_stages, measure_width
 from tlexp.backbones.hub import SECONDS, first_sentence
 from tlexp.errors import UsageError
 
@@ -50,7 +50,7 @@ class TorchvisionBackbone(nn.Module):
         self.input = InputSpec(3, side, mean, std, transform.interpolation.value, round(before * side / native))
         try:
             self.body = _headless(_create(name, None, side), top)
-            self.num_features = measured_width(self, self.input)
+            self.num_features = measure_width(self, self.input)
         except (AssertionError, IndexError, RuntimeError, ValueError) as error:
             remedy = f"torchvision's {name} cannot work with it ({first_sentence(error)})"
             raise UsageError(f"backbone.size={side}: {remedy}; backbone.size=null is {native}") from error

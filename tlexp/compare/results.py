@@ -185,6 +185,7 @@ def tidy_frame(points: Sequence[Mapping[str, Any]], metrics: Metrics) -> pd.Data
     measured = pd.DataFrame.from_dict({key: dict(values) for key, values in metrics.items()}, orient="index")
     if "score" not in measured:
         measured["score"] = float("nan")
+    measured = measured.drop(columns=[name for name in measured if name in keys])  # such as lr, where it is an axis
     frame = keys.join(measured, on="key")
     first = [*(points[0]["values"] if points else ()), "key", "score"]
     return frame[[*first, *(name for name in frame if name not in first)]]

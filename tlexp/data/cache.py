@@ -203,7 +203,7 @@ class Cache:
             UsageError: for the first image that cannot be decoded, with the number of others; the rest is stored.
         """
         try:
-            with self._entry("pictures", key) as path:
+            with self._entry("images", key) as path:
                 return self._pixels(path, names, decode, size, description)
         except UNUSABLE as error:
             self._warn(error, "images are decoded again in every epoch")

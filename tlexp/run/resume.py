@@ -16,6 +16,7 @@ from pytorch_lightning.callbacks import Checkpoint
 from tlexp import run_folder
 from tlexp.config.schema import Config
 from tlexp.errors import UsageError
+from tlexp.tracking.run_logger import RunLogger
 
 log = logging.getLogger(__name__)
 
@@ -24,12 +25,14 @@ class LastCheckpoint(Checkpoint):
     """Saves the state at the end of an epoch from time to time, in one piece: a kill meanwhile leaves the previous one.
 
     Args:
-        folder: of the run.
+        run_logger: of the run; Lightning passes the epoch's metrics to loggers after its callbacks, and a checkpoint
+            must not be ahead of the history.
         minutes: between two saves at least; 0 saves after every epoch.
     """
 
-    def __init__(self, folder: Path, minutes: float) -> None:
-        self.file, self.minutes = folder / run_folder.LAST_CHECKPOINT, minutes
+    def __init__(self, run_logger: RunLogger, minutes: float) -> None:
+        self.run_logger, self.minutes = run_logger, minutes
+        self.file = run_logger.folder / run_folder.LAST_CHECKPOINT
         self._written = time.monotonic()
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -37,6 +40,8 @@ class LastCheckpoint(Checkpoint):
         due = time.monotonic() - self._written >= 60 * self.minutes
         if not trainer.strategy.broadcast(due):
             return
+        metrics = {name: float(v) for name, v in trainer.callback_metrics.items() if name.startswith("train/")}
+        self.run_logger.log_metrics({"epoch": trainer.current_epoch, **metrics})
         temporary = self.file.with_suffix(".tmp")
         trainer.save_checkpoint(temporary)
         if trainer.is_global_zero:

@@ -58,7 +58,7 @@ def train(config: Config, folder: Path, mlflow_run: MLflowRun, output: Output) -
     with quiet():
         # The state to resume from is saved last, since it includes that of the others.
         callbacks = [*make_callbacks(config, components, output), best]
-        callbacks.append(LastCheckpoint(folder, config.checkpoint_minutes))
+        callbacks.append(LastCheckpoint(run_logger, config.checkpoint_minutes))
         trainer = make_trainer(config, folder, callbacks, [run_logger], task.has_phases)
         meter = ResourceMeter(components, first_epoch)
         if interrupted:

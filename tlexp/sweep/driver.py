@@ -17,7 +17,7 @@ from tlexp.processes import CONCURRENT_JOBS, SWEEP_OWNER
 from tlexp.signals import stop_signals
 from tlexp.sweep.jobs import JobRunner, Outcome, concurrent_jobs, echo, jobs_folder
 from tlexp.sweep.points import Composer, GridPoint
-from tlexp.sweep.validation import validate_metric, validate_spec
+from tlexp.sweep.validation import validate_spec
 from tlexp.tracking.mlflow_run import MLflowRun
 from tlexp.tracking.sweeps import SweepRun, track_sweep
 
@@ -73,7 +73,6 @@ class SweepDriver:
                     runner.outcomes[point.key] = Outcome(error="diverged in an earlier run", diverged=True)
             self._write_manifest(config, folder, points, sweep)
             for batch in proposer.propose():
-                validate_metric(batch)
                 points += batch
                 # Before any job: the family of tests is declared here, and a kill leaves what can be compared.
                 self._write_manifest(config, folder, points, sweep)

@@ -132,6 +132,7 @@ class Composer:
         """
         overrides = (*self.spec.fixed, *(f"{key}={value}" for key, value in values.items()))
         config = self._compose(overrides)
+        check_metric(config)
         if config.resume is not None:
             raise UsageError(f"resume={config.resume}: not with -m; rerun the same command to resume a sweep")
         if is_inert(config):
@@ -144,6 +145,19 @@ class Composer:
         with read_write(cfg), open_dict(cfg):
             del cfg["hydra"]
         return load(cfg, root=Path.cwd())
+
+
+def check_metric(config: Config) -> None:
+    """Checks that a job measures the reported metric.
+
+    Raises:
+        UsageError: for a metric of a domain that it does not test.
+    """
+    role = config.sweep.metric.split("/")[1]
+    lacks_source = role == "source" and not config.weights.trains_source
+    if lacks_source or (role == "shifted" and config.data.shifted is None):
+        needs = "alpha above 0" if role == "source" else "a shifted test set, +dataset@data.shifted="
+        raise UsageError(f"sweep.metric={config.sweep.metric}: every job must measure it, which needs {needs}")
 
 
 def naming_order(axes: Iterable[str]) -> list[str]:

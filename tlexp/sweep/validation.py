@@ -31,20 +31,6 @@ def validate_spec(config: Config, spec: SweepSpec) -> None:
         raise UsageError(f"sweep.methods: {unknown[0]} is not an axis of this sweep; choose of {', '.join(values)}")
 
 
-def validate_metric(points: Iterable[GridPoint]) -> None:
-    """Checks that every job measures the reported metric.
-
-    Raises:
-        UsageError: for a metric of a domain that a job does not test.
-    """
-    for config in (point.config for point in points):
-        role = config.sweep.metric.split("/")[1]
-        lacks_source = role == "source" and not config.weights.trains_source
-        if lacks_source or (role == "shifted" and config.data.shifted is None):
-            needs = "alpha above 0" if role == "source" else "a shifted test set, +dataset@data.shifted="
-            raise UsageError(f"sweep.metric={config.sweep.metric}: every job must measure it, which needs {needs}")
-
-
 def validate_jobs(jobs: Iterable[GridPoint]) -> None:
     """Reports what would fail in every job before the first of them starts.
 

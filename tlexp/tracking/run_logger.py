@@ -52,13 +52,15 @@ class RunLogger(Logger):
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Collects validation metrics and writes the epoch's row with the training metrics; skips the test."""
+        """Collects validation metrics and writes the epoch's row with the training metrics, once; skips the test."""
         epoch = int(metrics.get("epoch", -1))
         values = {name: float(value) for name, value in metrics.items() if name != "epoch"}
         if any(name.startswith("test/") for name in values):
             return
         if not any(name.startswith("train/") for name in values):
             self._validation.update(values)
+            return
+        if self.history and self.history[-1]["epoch"] >= epoch:  # logged already, before a checkpoint was saved
             return
         self._begin()
         lr = {name: values.pop(name) for name in ("train/lr",) if name in values}

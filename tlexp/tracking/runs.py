@@ -81,31 +81,37 @@ def _open(config: Config, folder: Path) -> MLflowRun:
     client, experiment = open_store(config)
     previous = run_folder.read_mlflow_run_id(folder, config.hash)
     if previous is not None and reopen_run(client, previous, config.tracking.parent):
-        return MLflowRun(client, previous)
-    run_id = create_run(client, experiment, config, folder)
-    run_folder.write_mlflow_run_id(folder, run_id, config.hash)
+        run_id = previous
+    else:
+        run_id = create_run(client, experiment, config, folder)
+        # At once: a kill before would leave a run that no folder knows.
+        run_folder.write_mlflow_run_id(folder, run_id, config.hash)
+    log_config(client, run_id, config, folder)
     return MLflowRun(client, run_id)
 
 
 def create_run(client: "MlflowClient", experiment: str, config: Config, folder: Path) -> str:
-    """Returns the id of a new run with its parameters, tags and configuration.
+    """Returns the id of a new run with its tags.
 
     Raises:
         UsageError: for a store that fails.
     """
-    from mlflow.entities import Param
-
     name = config.tracking.run_name or config.label
     try:
-        run_id = str(client.create_run(experiment, tags=run_tags(config, folder), run_name=name).info.run_id)
+        return str(client.create_run(experiment, tags=run_tags(config, folder), run_name=name).info.run_id)
     except Exception as error:  # each kind of store fails in its own way
         raise _store_failure(config.tracking.uri, error) from error
+
+
+def log_config(client: "MlflowClient", run_id: str, config: Config, folder: Path) -> None:
+    """Logs the configuration as parameters and as a file; a second time changes nothing."""
+    from mlflow.entities import Param
+
     values = flatten(config.without("tracking", "recipe", "sweep"))
     params = [Param(key, shorten(value)) for key, value in values.items()]
     for start in range(0, len(params), PARAMS_PER_CALL):
         client.log_batch(run_id, params=params[start : start + PARAMS_PER_CALL])
     MLflowRun(client, run_id).log_artifact(folder / run_folder.CONFIG)
-    return run_id
 
 
 def reopen_run(client: "MlflowClient", run_id: str, parent: str | None = None) -> bool:

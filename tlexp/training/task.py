@@ -240,9 +240,8 @@ class TransferTask(pl.LightningModule):
         for key, metric in self.metrics.items():
             if key.startswith(f"{split}/"):
                 result = metric.compute()  # type: ignore[operator]
-                values |= (
-                    {f"{key}/{name}": v for name, v in result.items()} if isinstance(result, dict) else {key: result}
-                )
+                named = {f"{key}/{name}": value for name, value in result.items()} if isinstance(result, dict) else {}
+                values |= named or {key: result}
                 metric.reset()  # type: ignore[operator]
         self.log_dict({**values, **others}, sync_dist=True)
 

@@ -1,0 +1,248 @@
+"""Two processes a job: each trains the job's own values, and together they do what one process does."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from mlflow import MlflowClient
+
+from tests.helpers import BACKBONES, QUICK, ROOT, STRATEGIES, WHOLE, best_weights, command, compose, options_of
+from tlexp.errors import UsageError
+from tlexp.processes import count_ranks
+from tlexp.run.build import build
+from tlexp.run.run import run as run_config
+
+# 21 test images and 12 training images: nothing divides evenly by two.
+UNEVEN = ("data.target.classes=[0,1,2]", "data.test_fraction=0.039", "batch_size=5", "backbone.dropout=0")
+RUN = (*UNEVEN, "optimizer=sgd", "lr=0.05", "epochs=3", "init=random", "monitor=val/target/nll")
+DDP = "trainer=ddp"
+
+pytestmark = pytest.mark.slow
+
+
+def result_in(folder: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((folder / "metrics.json").read_text())
+    return content
+
+
+def only_run(cwd: Path) -> Path:
+    (folder,) = (cwd / "outputs/runs").iterdir()
+    return folder
+
+
+def close(a: Path, b: Path) -> bool:
+    ours, theirs = best_weights(a), best_weights(b)
+    return all(torch.allclose(ours[name], theirs[name], atol=1e-5) for name in ours)
+
+
+def undropped(strategy: str) -> tuple[str, ...]:
+    """Returns what leaves a strategy without chance that processes draw for themselves."""
+    return ("strategy.adapter.lora_dropout=0",) if strategy == "lora" else ()
+
+
+# Every strategy, alone, with a shared head and, where the source can then be reached, with two.
+CASES = {
+    f"{strategy}-{'-'.join(extra)}": (f"strategy={strategy}", *options_of(strategy), *undropped(strategy), *extra)
+    for strategy in STRATEGIES
+    for extra in (("alpha=0",), ("alpha=0.5",), ("alpha=0.5", "head=two", "objective.allow_inert_alpha=true"))
+    if (strategy, len(extra)) not in (("linear_probe", 3), ("closed_probe", 3))
+}
+# Texts, whose batches differ in width over the ranks; a pooler only where it is used.
+CASES |= {
+    f"bert-{pooling}": (*BACKBONES["bert"], "data.test_fraction=0.07", f"backbone.pooling={pooling}", "alpha=0.5")
+    for pooling in ("mean", "cls", "pooler")
+}
+# Every strategy on every kind of network, without what processes draw or normalise for themselves.
+ALIKE = {
+    "timm_resnet": ("norm=frozen",),
+    "timm_vit": ("backbone.drop_path_rate=0",),
+    "bert": ("data.test_fraction=0.07", "backbone.dropout=0"),
+}
+CASES |= {
+    f"{strategy}-{kind}": (
+        *BACKBONES[kind],
+        f"strategy={strategy}",
+        *options_of(strategy, kind),
+        *undropped(strategy),
+        "alpha=0.5",
+        *alike,
+    )
+    for strategy in (STRATEGIES if WHOLE else ())
+    for kind, alike in ALIKE.items()
+}
+# Terms that are means or sums over examples, or look at weights alone; the others compare within a process.
+CASES["terms"] = ("init=source", "pretrain.batch_size=16", "alpha=0.5", "terms=[l2_sp,delta,distill,co_tuning]")
+# The chance of each picture and the balance of the classes do not depend on who draws them.
+CASES["augmented"] = ("strategy=finetune", "alpha=0.5", "augment=strong", "data.sampling=balanced")
+
+
+@pytest.fixture(scope="module")
+def both_ways(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, Path]]:
+    """Trains each case in one process and in two; returns both folders by case."""
+    base = tmp_path_factory.mktemp("both_ways")
+    folders = {case: (base / f"{i}-one", base / f"{i}-two") for i, case in enumerate(CASES)}
+    for case, (one, two) in folders.items():
+        plain = [option for option in RUN if option != "backbone.dropout=0" or "backbone=timm" not in CASES[case]]
+        run = (*plain, "data.source.classes=[0,1,2]", "trainer.gradient_clip_val=1.0", *CASES[case])
+        run_config(compose(*run, root=base), one)
+        two.mkdir()
+        (two / "config.yaml").write_text(yaml.safe_dump(compose(*run, DDP, root=base).without()))
+    line = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node=2",
+        "tests/run/train_ranks.py",
+    ]
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    subprocess.run([*line, *(str(two) for _, two in folders.values())], cwd=ROOT, env=env, check=True)
+    return folders
+
+
+@pytest.mark.timeout(1800 if WHOLE else 600)
+def test_two_processes_do_what_one_does(both_ways, subtests):
+    """Same weights and metrics with the same global batch, and each of the 21 test images counted once.
+
+    One test, since test processes that share its cases would train all of them each.
+    """
+    for case in CASES:
+        with subtests.test(msg=case):
+            one, two = (result_in(folder) for folder in both_ways[case])
+            assert sum(map(sum, one["confusion_matrix"])) == sum(map(sum, two["confusion_matrix"])) == 21
+            assert close(*both_ways[case])
+            assert one["test/target/accuracy"] == two["test/target/accuracy"]
+            assert one["split_hashes"] == two["split_hashes"]
+            for name in ("test/target/nll", "train/target/loss", "val/target/nll", "val/target/ece"):
+                assert one[name] == pytest.approx(two[name], abs=1e-5)
+
+
+def test_terms_that_compare_examples_leave_all_processes_with_the_same_weights(tmp_path):
+    """Each process compares its own part of a batch; gradients, queues and discriminators agree none the less."""
+    terms = "terms=[bss,coral,mmd,dann,cdan,mcc,bi_tuning]"
+    run = ("data.target.classes=[0,1,2]", "data.source.classes=[0,1,2]", "batch_size=12", "init=random", "epochs=2")
+    (tmp_path / "config.yaml").write_text(
+        yaml.safe_dump(compose(*run, terms, "alpha=0.5", DDP, root=tmp_path).without())
+    )
+    line = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node=2",
+        "tests/run/train_ranks.py",
+    ]
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "KEEP_RANKS": "1"}
+    subprocess.run([*line, str(tmp_path)], cwd=ROOT, env=env, check=True)
+    first, second = (torch.load(tmp_path / f"rank{rank}.pt", weights_only=True) for rank in (0, 1))
+    own = ("running_mean", "running_var", "num_batches")  # of the discriminators, which see their own part
+    differ = {name for name in first if not torch.equal(first[name], second[name])}
+    assert not {name for name in differ if not name.endswith(own)}
+    assert {name.split(".")[1] for name in first if name.startswith("terms.")} == {"bi_tuning", "dann", "cdan"}
+
+
+def test_batchnorm_statistics_agree_over_processes(tmp_path):
+    """The metrics both ranks report are those of the weights and the statistics in the checkpoint."""
+    run = (*RUN, "backbone.norm=batch", "alpha=0.5", "head=two", "tracking=none")
+    done = command(*QUICK, *run, DDP, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("target test accuracy") == 1, "one report for all processes"
+    folder = only_run(tmp_path)
+    components = build(compose(*run))
+    components.task.load_state_dict(best_weights(folder))
+    data = components.data.raw("target", "val")
+    with torch.no_grad():
+        loss = torch.nn.functional.cross_entropy(
+            components.task.model.eval()(data.inputs[range(len(data))]), data.labels
+        )
+    assert loss.item() == pytest.approx(result_in(folder)["val/target/nll"], abs=1e-5)
+
+
+def test_a_sweep_of_two_processes_a_job_trains_each_jobs_own_values(tmp_path):
+    """Lightning's own launcher would run the whole sweep again in the second rank, with other values."""
+    alphas = ("0.25", "2")
+    done = command("-m", *QUICK, *RUN, DDP, "data.source.classes=[0,1,2]", f"alpha={','.join(alphas)}", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    jobs = sorted((tmp_path / "outputs/jobs").iterdir())
+    assert len(jobs) == 2
+    client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    runs = client.search_runs([client.get_experiment_by_name("tlexp").experiment_id])
+    assert len(runs) == 3, "two jobs and the sweep"
+    assert {run.data.tags["alpha"] for run in runs if "alpha" in run.data.tags} == set(alphas)
+    assert {run.info.status for run in runs} == {"FINISHED"}
+    for job, alpha in zip(jobs, alphas, strict=True):
+        config = torch.load(job / "best.ckpt", weights_only=True)["tlexp"]["config"]
+        assert config["alpha"] == float(alpha)
+        assert result_in(job)["mlflow_run_id"] in {run.info.run_id for run in runs}
+        alone = tmp_path / f"alone{alpha}"
+        alone.mkdir()
+        options = (*QUICK, *RUN, "data.source.classes=[0,1,2]", f"alpha={alpha}", "tracking=none")
+        assert command(*options, cwd=alone).returncode == 0
+        assert close(job, only_run(alone))
+
+
+def test_a_failing_rank_fails_the_job(tmp_path):
+    """In the middle of training, while the other rank waits for its gradients."""
+    (tmp_path / "backbone").mkdir()
+    (tmp_path / "backbone/falls_over.yaml").write_text("_target_: falls_over.FallsOver\nname: falls_over\n")
+    (tmp_path / "falls_over.py").write_text(
+        "import torch\n"
+        "from tlexp.backbones.small_cnn import SmallCNN\n\n\n"
+        "class FallsOver(SmallCNN):\n"
+        "    steps = 0\n\n"
+        "    def forward(self, x):\n"
+        "        self.steps += self.training\n"
+        "        if self.steps > 4 and torch.distributed.get_rank() == 1:\n"
+        "            raise RuntimeError('the second rank fell over')\n"
+        "        return super().forward(x)\n"
+    )
+    uneven = [option for option in UNEVEN if "backbone" not in option]
+    options = ("--config-dir", str(tmp_path), *QUICK, *uneven, "init=random", "epochs=3", "backbone=falls_over", DDP)
+    done = command(*options, cwd=tmp_path, PYTHONPATH=str(tmp_path))
+    assert done.returncode == 1
+    assert "the second rank fell over" in done.stderr
+    assert "a process of this job failed" in done.stderr
+    assert not (only_run(tmp_path) / "metrics.json").exists()
+    client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    (run,) = client.search_runs([client.get_experiment_by_name("tlexp").experiment_id])
+    assert run.info.status == "FAILED"
+
+
+def test_ranks_with_different_configurations_refuse_to_train(tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    ranks = []
+    for rank in (0, 1):
+        folder = tmp_path / str(rank)
+        folder.mkdir()
+        config = compose(*RUN, DDP, f"alpha={rank}", root=tmp_path)
+        (folder / "config.yaml").write_text(yaml.safe_dump(config.without()))
+        place = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+        meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "TORCHELASTIC_RUN_ID": "test", "GROUP_RANK": "0"}
+        env = {**os.environ, **place, **meeting, "PYTHONPATH": str(ROOT)}
+        line = [sys.executable, "-m", "tlexp.run.ranks", str(folder), ""]
+        ranks.append(subprocess.Popen(line, env=env, stderr=subprocess.PIPE, text=True))
+    errors = [rank.communicate(timeout=120)[1] for rank in ranks]
+    assert [rank.returncode for rank in ranks] == [1, 1]
+    assert all("train different configurations" in error for error in errors)
+
+
+@pytest.mark.parametrize(
+    ("trainer", "count"),
+    [({}, 1), ({"devices": 2}, 2), ({"devices": [0, 1, 2]}, 3), ({"devices": "auto", "accelerator": "cpu"}, 1)],
+)
+def test_processes_are_counted_from_devices(trainer, count):
+    assert count_ranks(trainer) == count
+
+
+def test_devices_that_are_no_number_are_named():
+    with pytest.raises(UsageError, match=r"trainer\.devices=all"):
+        count_ranks({"devices": "all"})

@@ -1,0 +1,125 @@
+"""A step by hand: the objective, the weights of the classes, the clipping and the rates, each against its formula."""
+
+from typing import Any
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from torch.nn.functional import cross_entropy
+
+from tests.helpers import compose, fit
+from tlexp.data.batches import Batch
+from tlexp.run.build import build
+
+FEW = ("data.target.classes=[0,1,2]", "data.source.classes=[0,1,2]", "data.test_fraction=0.9", "batch_size=5")
+RUN = ("init=random", "backbone.dropout=0", *FEW)
+
+
+class Steps(pl.Callback):
+    """Notes rates, gradients and images at each step."""
+
+    def __init__(self) -> None:
+        self.rates: list[dict[str, float]] = []
+        self.norms: list[dict[str, float]] = []
+        self.labels: list[dict[str, int]] = []
+
+    def on_train_batch_start(self, trainer: Any, task: Any, batch: dict[str, Batch], index: int) -> None:
+        self.labels.append({role: len(part.labels) for role, part in batch.items()})
+        self.rates.append({group["name"]: group["lr"] for group in trainer.optimizers[0].param_groups})
+
+    def on_train_batch_end(self, trainer: Any, task: Any, *_: Any) -> None:
+        own = [p.grad for name, p in task.model.named_parameters() if name.startswith("heads.source.")]
+        rest = [p.grad for name, p in task.model.named_parameters() if not name.startswith("heads.source.")]
+        norm = torch.nn.utils.get_total_norm
+        self.norms.append({"source head": float(norm(own)) if own else 0.0, "rest": float(norm(rest))})
+
+
+def batches(components: Any) -> dict[str, Batch]:
+    return next(iter(components.data.train_dataloader()))[0]
+
+
+@pytest.mark.parametrize("form", ["sum", "convex"])
+@pytest.mark.parametrize("head", ["one", "two"])
+def test_a_step_is_the_formula(form, head):
+    components = build(compose(*RUN, "alpha=3", f"head={head}", f"objective.form={form}"))
+    components.task.trainer = pl.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
+    batch = batches(components)
+    model = components.task.model
+    target, source = (cross_entropy(model(batch[r].inputs, r), batch[r].labels) for r in ("target", "source"))
+    expected = (target + 3 * source) / (4 if form == "convex" else 1)
+    assert components.task.training_step(batch, 0).item() == pytest.approx(expected.item(), rel=1e-6)
+    halved = {role: part._replace(ddp_scale=0.5) for role, part in batch.items()}
+    assert components.task.training_step(halved, 0).item() == pytest.approx(expected.item() / 2, rel=1e-6)
+
+
+def test_label_smoothing_and_class_weights_are_in_the_loss():
+    smooth = build(compose(*RUN, "objective.label_smoothing=0.2"))
+    batch = batches(smooth)["target"]
+    logits = torch.randn(len(batch.labels), 3)
+    expected = cross_entropy(logits, batch.labels, label_smoothing=0.2)
+    assert smooth.task.objective.criteria["target"](logits, batch.labels).mean().item() == pytest.approx(
+        expected.item(), rel=1e-6
+    )
+    uneven = ("data=digits_to_mnist", "data.test_fraction=0.4", "objective.class_weights=balanced", "alpha=1")
+    components = build(compose(*RUN, *uneven))
+    for role, domain in components.data.domains.items():
+        labels = domain.labels("train")
+        counts = torch.bincount(labels)
+        assert components.task.objective.criteria[role].weights.tolist() == pytest.approx(
+            (len(labels) / 3 / counts).tolist()
+        )
+    assert len(set(components.task.objective.criteria["source"].weights.tolist())) > 1, "or balancing has nothing to do"
+
+
+@pytest.mark.parametrize("head", ["one", "two"])
+def test_clipping_clips_each_heads_gradient_by_itself(head):
+    free, clipped = Steps(), Steps()
+    options = ("strategy=full_transfer", "alpha=5", f"head={head}", "epochs=1")
+    fit(compose(*RUN, *options), free)
+    fit(compose(*RUN, *options, "trainer.gradient_clip_val=0.01"), clipped)
+    components = ["rest"] + (["source head"] if head == "two" else [])
+    for name in components:
+        assert free.norms[0][name] > 0.01
+        assert [norms[name] for norms in clipped.norms] == pytest.approx([0.01] * len(clipped.norms), rel=1e-3)
+
+
+def test_the_optimizer_really_runs_at_each_stages_rate():
+    steps = Steps()
+    fit(compose(*RUN, "lr=0.02", "schedule=constant", "epochs=1", "strategy.backbone_lr_mult=0.25"), steps)
+    for rates in steps.rates:
+        assert rates["head"] == rates["head/no_decay"] == 0.02
+        assert {rates[stage] for stage in ("stem", "stage1", "stage2", "hidden")} == {0.005}
+
+
+@pytest.mark.parametrize("alpha", ["0", "0.5", "inf"])
+def test_an_epoch_is_one_pass_over_the_target_for_every_alpha(alpha):
+    steps = Steps()
+    components, _ = fit(compose(*RUN, f"alpha={alpha}", "epochs=2"), steps)
+    n = components.data.domains["target"].sizes()["train"]
+    assert len(steps.labels) == 2 * components.data.steps == 2 * -(-n // 5)
+    if alpha != "inf":
+        assert sum(step["target"] for step in steps.labels) == 2 * n
+    if alpha != "0":
+        assert {step["source"] for step in steps.labels} == {5}
+    assert all(("target" in step) == (alpha != "inf") for step in steps.labels)
+
+
+def test_two_validation_sets_keep_their_names_and_values():
+    """Roles name the metrics, whether there are two loaders or one."""
+    for alpha, roles in (("0", {"target"}), ("0.5", {"target", "source"})):
+        _, trainer = fit(compose(*RUN, f"alpha={alpha}", "epochs=1"))
+        validated = {name for name in trainer.callback_metrics if name.startswith("val/")}
+        assert {name.split("/")[1] for name in validated} == roles
+        assert not any("dataloader" in name for name in trainer.callback_metrics)
+
+
+def test_shared_statistics_are_a_mixture_and_own_ones_are_not():
+    """Here `norm=batch` lets the source move the target's statistics, `per_domain` does not."""
+    moved = {}
+    for norm in ("batch", "per_domain"):
+        components = build(compose(*RUN, "backbone.norm=batch", "alpha=1", f"norm={norm}"))
+        model = components.task.model.train()
+        before = model.backbone.stem[1].running_mean.clone()
+        model(batches(components)["source"].inputs, "source")
+        moved[norm] = not torch.equal(before, model.backbone.stem[1].running_mean)
+    assert moved == {"batch": True, "per_domain": False}
