@@ -244,7 +244,7 @@ def test_labels_that_a_method_saves():
         for seed in range(2)
     ]
     made = results_of(points)
-    note = "finetune: 2 as 8, 4 as 16 labels of scratch (log-linear interpolation)"
+    note = "finetune with 2, 4 labels matches scratch with 8, 16 (log-linear interpolation)"
     assert note in notes(made, compare_methods(made))
     lines = {
         method[0][1]: line

@@ -12,6 +12,7 @@ PROBLEM_PREFIXES = ("data", "dataset@", "backbone")  # how axes begin that set a
 METHOD_AXES = (("strategy", "terms"), ("backbone", "backbone.name"), ("alpha",))
 BASELINES = {"strategy": ("scratch", "linear_probe"), "alpha": ("0", "0.0"), "terms": ("[]",)}
 SELF_EXPLANATORY = ("strategy", "backbone", "data", "sweep")  # shown without the name of the axis
+NO_TERMS = ("terms", "[]")  # shown only where nothing else is
 ABSENT = "-"  # the value of an axis that another sweep of a comparison has
 
 
@@ -46,6 +47,7 @@ def baseline_values(
 def describe(values: Values) -> str:
     """Returns values to read: a strategy's alone, others with their axis, numbers with four significant digits."""
     present = [(axis, shorten_number(value)) for axis, value in values if value != ABSENT]
+    present = [pair for pair in present if pair != NO_TERMS] or present
     return " ".join(value if axis in SELF_EXPLANATORY else f"{axis}={value}" for axis, value in present)
 
 

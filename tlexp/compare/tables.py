@@ -34,13 +34,14 @@ PAGE_ONLY = ("validation", "d_z")  # columns that a terminal has no room for
 
 def method_table(results: SweepResults, rows: Sequence[MethodResult]) -> pd.DataFrame:
     """Returns the main table as text, a row for each method on each problem."""
-    baseline = describe(results.baseline_method)
+    baseline = describe(results.baseline_method) or "baseline"
     lines = []
     for row in rows:
         contrast = row.contrast
         line = dict(row.problem)
         line["method"] = (describe(row.method) or results.name) + (" *" if row.selected else "")
-        line["selected by validation"] = describe(row.config.tuned) or "-"
+        if results.tuned:
+            line["selected by validation"] = describe(row.config.tuned) or "-"
         line["validation"] = f"{row.config.score:.4f}"
         line["test"] = format_interval(results, row.test)
         line[f"difference vs {baseline}"] = "" if contrast is None else format_difference(results, contrast)
@@ -48,9 +49,10 @@ def method_table(results: SweepResults, rows: Sequence[MethodResult]) -> pd.Data
         d_z = math.nan if contrast is None else contrast.difference.d_z
         line["d_z"] = "" if math.isnan(d_z) else f"{d_z:+.2f}"
         line["wins"] = "" if contrast is None else format_wins(contrast, results.higher_is_better)
-        gap = f"{results.scale * row.oracle_gap:.{results.digits}f}"
-        line["oracle gap"] = gap if row.candidates > 1 else "-"
-        line["candidates"] = str(row.candidates)
+        if results.tuned:
+            gap = f"{results.scale * row.oracle_gap:.{results.digits}f}"
+            line["oracle gap"] = gap if row.candidates > 1 else "-"
+            line["candidates"] = str(row.candidates)
         lines.append(line)
     return pd.DataFrame(lines)
 
@@ -188,10 +190,11 @@ def _label_notes(results: SweepResults, rows: Sequence[MethodResult]) -> list[st
         if reference is None or reference is curve:
             continue
         needed = equivalent_labels(curve, reference)
-        known = [f"{n:g} as {other:.2g}" for (n, _), other in zip(curve, needed, strict=True) if not math.isnan(other)]
+        known = [(n, other) for (n, _), other in zip(curve, needed, strict=True) if not math.isnan(other)]
         if known:
+            own, others = (", ".join(f"{number:.3g}" for number in numbers) for numbers in zip(*known, strict=True))
             name = describe((*rest, *method))
-            lines.append(f"{name}: {', '.join(known)} labels of {baseline} (log-linear interpolation)")
+            lines.append(f"{name} with {own} labels matches {baseline} with {others} (log-linear interpolation)")
     return lines
 
 
@@ -216,7 +219,8 @@ def markdown(results: SweepResults, rows: Sequence[MethodResult]) -> str:
     table = method_table(results, rows)
     lines = [list(map(str, table)), ["---"] * len(table.columns), *table.to_numpy().tolist()]
     text = "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
-    return "\n\n".join([text, *notes(results, rows)])
+    bullets = "\n".join("- " + note.replace("*", r"\*") for note in notes(results, rows))
+    return f"{text}\n\n{bullets}"
 
 
 def write_comparison(file: Path, results: SweepResults, rows: Sequence[MethodResult]) -> None:
