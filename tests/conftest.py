@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from filelock import FileLock
 
-from tests.helpers import SWEEP_24, compose, forked
+from tests.helpers import SWEEP_18, compose, forked
 from tlexp import run_folder
 from tlexp.run.run import run as run_config
 
@@ -31,12 +31,12 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def finished_sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a sweep of 24 jobs that ran in one go, made once for all test processes."""
+    """The folder of a sweep of 18 jobs that ran in one go, made once for all test processes."""
     folder = shared_folder(tmp_path_factory) / "finished_sweep"
     with FileLock(f"{folder}.lock"):
         if not (folder / "done").exists():
             folder.mkdir(exist_ok=True)
-            done = forked("-m", *SWEEP_24, cwd=folder)
+            done = forked("-m", *SWEEP_18, cwd=folder)
             assert done.returncode == 0, done.stderr
             (folder / "done").write_text(done.stdout)
     return folder

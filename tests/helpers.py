@@ -122,6 +122,11 @@ def each_once(first: Sequence[Any], second: Sequence[Any]) -> list[tuple[Any, An
     return [(first[i % len(first)], second[i % len(second)]) for i in range(n)]
 
 
+def every_third(values: Sequence[Any]) -> list[Any]:
+    """Returns every third value; all under TLEXP_WHOLE=1."""
+    return list(values if WHOLE else values[::3])
+
+
 # Training in this process -------------------------------------------------------------------------------------
 
 
@@ -279,9 +284,13 @@ def command(*arguments: str, cwd: Path, **environment: str) -> subprocess.Comple
 
 
 def forked(
-    *arguments: str, cwd: Path, meanwhile: Callable[[int], None] = lambda pid: None
+    *arguments: str,
+    cwd: Path,
+    meanwhile: Callable[[int], None] = lambda pid: None,
+    main: Callable[[], object] = cli.main,
+    script: str = "run.py",
 ) -> subprocess.CompletedProcess[str]:
-    """Runs `python run.py` in a fork of this process, which has imported everything already: half of a short run.
+    """Runs a command in a fork of this process, which has imported everything already: half of a short run.
 
     `meanwhile` gets the fork's process id, which is that of its group too.
     """
@@ -291,7 +300,7 @@ def forked(
             os.chdir(cwd)
             os.dup2(out.fileno(), 1)
             os.dup2(err.fileno(), 2)
-            _become_command([str(ROOT / "run.py"), *arguments])
+            _become_command([str(ROOT / script), *arguments], main)
         meanwhile(child)
         code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
         out.seek(0)
@@ -299,7 +308,7 @@ def forked(
         return subprocess.CompletedProcess(arguments, code, out.read(), err.read())
 
 
-def _become_command(argv: Iterable[str]) -> None:
+def _become_command(argv: Iterable[str], main: Callable[[], object]) -> None:
     """Becomes the command and ends with it; nothing of the test process may go on in a fork."""
     code = 1
     try:
@@ -307,7 +316,7 @@ def _become_command(argv: Iterable[str]) -> None:
         warnings.resetwarnings()
         GlobalHydra.instance().clear()
         sys.argv = list(argv)
-        cli.main()
+        main()
         code = 0
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else int(end.code is not None)
@@ -317,6 +326,6 @@ def _become_command(argv: Iterable[str]) -> None:
         os._exit(code)
 
 
-# A sweep of 24 jobs as short as they can be.
-SWEEP_24 = (*QUICK, "init=random", "epochs=1", f"cache={CACHE}")
-SWEEP_24 += ("strategy=scratch,finetune,linear_probe", "alpha=0,0.5", "seed=range(4)")
+# A sweep of 18 jobs as short as they can be.
+SWEEP_18 = (*QUICK, "init=random", "epochs=1", f"cache={CACHE}")
+SWEEP_18 += ("strategy=scratch,finetune,linear_probe", "alpha=0,0.5", "seed=range(3)")

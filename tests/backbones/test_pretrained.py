@@ -10,7 +10,7 @@ from huggingface_hub import constants
 from safetensors.torch import save_file
 from torchvision import models
 
-from tests.helpers import BACKBONES, compose, differing, state
+from tests.helpers import BACKBONES, WHOLE, compose, differing, state
 from tlexp.errors import UsageError
 from tlexp.run.build import build
 
@@ -68,7 +68,9 @@ def test_torchvision_weights_are_found_in_its_cache(empty_caches):
     assert not differing(ours, {name: theirs[name] for name in ours})
 
 
-@pytest.mark.parametrize("backbone", BACKBONES)
+@pytest.mark.parametrize(
+    "backbone", [*BACKBONES] if WHOLE else ["small_cnn", "timm_resnet", "torchvision_resnet", "bert"]
+)
 def test_random_weights_and_our_own_checkpoints_ask_no_network(run_job, monkeypatch, backbone):
     few = ("data.target.classes=[0,1,2]", "data.source=null", "batch_size=6", "data.test_fraction=0.9", "epochs=1")
 

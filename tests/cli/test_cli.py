@@ -1,6 +1,7 @@
 """Whole commands, as a user gives them, from a folder that is not the checkout."""
 
 import json
+import os
 import resource
 import signal
 import subprocess
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 from mlflow import MlflowClient
 
-from tests.helpers import QUICK, ROOT, command
+from tests.helpers import QUICK, ROOT, command, forked
 from tlexp.config.load import CONF
 
 RUN = (*QUICK, "init=random", "epochs=2")
@@ -76,7 +77,7 @@ def test_one_command_trains_tests_records_and_says_so(tmp_path):
     (folder,) = (tmp_path / "outputs/runs").iterdir()
     hashes = json.loads((folder / "metrics.json").read_text())["split_hashes"]
     assert {role: run.data.tags[f"split.{role}"] for role in ("target", "source")} == hashes
-    again = command(*QUICK, "strategy=finetune", "alpha=0.5", "epochs=2", cwd=tmp_path)
+    again = forked(*QUICK, "strategy=finetune", "alpha=0.5", "epochs=2", cwd=tmp_path)
     assert "training the backbone on mnist" not in again.stdout
     files = sorted(path for path in tmp_path.iterdir() if not path.name.startswith("mlflow.db"))
     assert [path.name for path in files] == ["mlartifacts", "outputs"]
@@ -94,25 +95,25 @@ def test_one_command_trains_tests_records_and_says_so(tmp_path):
     ],
 )
 def test_a_mistake_is_one_line_on_stderr_and_a_code(tmp_path, arguments, line):
-    done = command(*arguments, cwd=tmp_path)
+    done = forked(*arguments, cwd=tmp_path)
     assert done.returncode == 2
     (only,) = done.stderr.strip().splitlines()
     assert only.startswith(line)
 
 
 def test_any_argument_of_the_trainer_may_be_given(tmp_path):
-    done = command(*RUN, "tracking=none", "trainer.limit_train_batches=1", "trainer.max_steps=1", cwd=tmp_path)
+    done = forked(*RUN, "tracking=none", "trainer.limit_train_batches=1", "trainer.max_steps=1", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     (folder,) = (tmp_path / "outputs/runs").iterdir()
     assert json.loads((folder / "metrics.json").read_text())["epochs_run"] == 1
 
 
 def test_paths_are_relative_to_where_the_command_was_given_even_with_chdir(tmp_path):
-    first = command(*RUN, "tracking=none", cwd=tmp_path)
+    first = forked(*RUN, "tracking=none", cwd=tmp_path)
     assert first.returncode == 0
     (folder,) = (tmp_path / "outputs/runs").iterdir()
     (folder / "best.ckpt").rename(tmp_path / "mine.ckpt")
-    done = command(*RUN, "init=mine.ckpt", "hydra.job.chdir=true", cwd=tmp_path)
+    done = forked(*RUN, "init=mine.ckpt", "hydra.job.chdir=true", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "11 of 11 tensors" in done.stdout
     assert (tmp_path / "mlflow.db").exists()
@@ -121,7 +122,7 @@ def test_paths_are_relative_to_where_the_command_was_given_even_with_chdir(tmp_p
 
 
 def test_a_sweep_goes_on_after_a_failing_job_and_says_it_at_once(tmp_path):
-    done = command("-m", *RUN, "batch_size=8,999,16", cwd=tmp_path)
+    done = forked("-m", *RUN, "batch_size=8,999,16", cwd=tmp_path)
     assert done.returncode == 2
     said = "batch_size999 failed: batch_size=999: the target digits has only 40 training examples"
     assert said in done.stdout + done.stderr
@@ -146,17 +147,17 @@ def test_a_sweep_goes_on_after_a_failing_job_and_says_it_at_once(tmp_path):
     ],
 )
 def test_a_stopped_run_is_killed_in_mlflow_and_in_its_exit_code(tmp_path, signum, code, extra):
-    flags, rest = extra[:1] if extra[:1] == ("-m",) else (), [each for each in extra if each != "-m"]
-    line = [sys.executable, str(ROOT / "run.py"), *flags, *QUICK, "init=random", "epochs=100000", *rest]
-    process = subprocess.Popen(line, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 120
-    while not any(path.stat().st_size for path in tmp_path.glob("outputs/**/history.jsonl")):
-        assert process.poll() is None, process.communicate()[1]
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
-    process.send_signal(signum)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == code, errors
-    assert f"stopped by {signum.name}" in errors
+    flags, rest = extra[:1] if extra[:1] == ("-m",) else (), [option for option in extra if option != "-m"]
+
+    def stop(pid: int) -> None:
+        deadline = time.monotonic() + 120
+        while not any(path.stat().st_size for path in tmp_path.glob("outputs/**/history.jsonl")):
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        os.kill(pid, signum)
+
+    done = forked(*flags, *QUICK, "init=random", "epochs=100000", *rest, cwd=tmp_path, meanwhile=stop)
+    assert done.returncode == code, done.stderr
+    assert f"stopped by {signum.name}" in done.stderr
     assert [run.info.status for run in runs_in(tmp_path)] == ["KILLED"] * (2 if flags else 1)  # and the sweep's own
     assert not list(tmp_path.glob("outputs/**/metrics.json"))

@@ -7,7 +7,9 @@ import sys
 
 import pytest
 
-from tests.helpers import QUICK, ROOT, command
+from tests.helpers import QUICK, ROOT, forked
+from tlexp.compare.analysis import compare_methods
+from tlexp.compare.results import SweepResults, read_comparison
 
 
 def script(name, *arguments, cwd=ROOT):
@@ -36,24 +38,17 @@ def test_other_classes_share_no_digit_with_the_source(run_job):
 
 
 @pytest.mark.slow
-def test_the_digits_are_swept_collected_and_shown(tmp_path, store):
+def test_the_digits_with_a_pull_are_swept_and_compared(tmp_path, store):
+    """Rates and strengths are selected by validation, the shifted test is measured too."""
     few = ("epochs=10", "trainer.check_val_every_n_epoch=1", "data.draw=0,1", "tracking=none", f"store={store}", *QUICK)
-    sweep = ("-m", "experiment=digits_l2_sp", *few)
-    assert command(*sweep, "lr=0.05,0.1", "hydra.sweep.dir=a", cwd=tmp_path).returncode == 0
-    assert command(*sweep, "terms=[l2_sp]", "hydra.sweep.dir=b", cwd=tmp_path).returncode == 0
-    content = script("digits.py", "collect", "a", "b", cwd=tmp_path)
-    rows = list(csv.DictReader(io.StringIO(content)))
-    assert len(rows) == 6
-    assert all(float(row["shifted_accuracy"]) > 0.1 for row in rows)
-    (tmp_path / "both.csv").write_text(content)
-    lines = script("digits.py", "table", "both.csv", cwd=tmp_path).splitlines()
-    assert len(lines) == 4
-    validated = {
-        rate: sum(float(r["val_accuracy"]) for r in rows if r["lr"] == rate and not r["strength"])
-        for rate in ("0.05", "0.1")
-    }
-    chosen = max(validated, key=lambda rate: validated[rate])
-    assert lines[2].startswith("| 2 | fine-tuning |")
-    assert lines[2].endswith(f"| lr={chosen} |")
-    assert "| 2 | fine-tuning with L2-SP |" in lines[3]
-    assert "strength=0.1" in lines[3]
+    swept = forked("-m", "experiment=digits_l2_sp", *few, "lr=0.05,0.1", "terms=[],[l2_sp]", cwd=tmp_path)
+    assert swept.returncode == 0, swept.stderr
+    (folder,) = (tmp_path / "outputs/sweeps").iterdir()
+    manifest, metrics = read_comparison(folder)
+    results = SweepResults({**manifest, "metric": "test/shifted/accuracy"}, metrics)
+    rows = {row.method[0][1]: row for row in compare_methods(results)}
+    assert set(rows) == {"[]", "[l2_sp]"}
+    assert len(metrics) == 8
+    validated = results.frame[results.frame.terms == "[]"].groupby("lr")["score"].mean()
+    assert rows["[]"].config.tuned == (("lr", validated.idxmin()),)
+    assert rows["[]"].test.mean > 0.2, "a tenth is chance"

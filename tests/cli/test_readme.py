@@ -11,14 +11,13 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
+from scripts.compare import update_tables
 from tests.helpers import FILES, QUICK, ROOT, command, forked, tree
-from tlexp.compare.tables import markdown
 
 TEXT = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", TEXT, flags=re.DOTALL)
 COMMANDS = [line for kind, block in BLOCKS if kind == "bash" for line in block.splitlines() if "run.py" in line]
-DEMOS = re.findall(r"<!-- (\w+\.py) (\S+) -->\n(.*?)\n\n", TEXT, flags=re.DOTALL)
-TABLES = re.findall(r"<!-- table (\S+) -->\n(.*?)\n\n", TEXT, flags=re.DOTALL)
+MECHANISM = re.findall(r"<!-- (\w+\.py) (\S+) -->\n(.*?)\n\n", TEXT, flags=re.DOTALL)
 
 
 @pytest.mark.slow
@@ -44,24 +43,26 @@ def database(tmp_path_factory):
 @pytest.mark.slow
 @pytest.mark.parametrize("line", sorted(set(COMMANDS)))
 def test_every_command_runs(line, tmp_path, store, database):
-    """As written, but for fewer epochs and seeds, small files for the names in capitals, and no published weights."""
+    """As written, but for fewer epochs, seeds and pixels, small files for the names in capitals, and no published weights."""
     for name in ("PHOTOS", "PAINTINGS"):
         tree(tmp_path / name, train={"cat": 40, "dog": 40}, test={"cat": 5, "dog": 5})
     for name, file in (("REVIEWS", "reports"), ("TWEETS", "letters")):
         shutil.copy(FILES / f"{file}.csv", tmp_path / f"{name}.csv")
     paths = sorted((tmp_path / "PHOTOS/train").rglob("*.png"))
-    rows = [f"{path},{path.parent.name},patient {place % 20}" for place, path in enumerate(paths)]
+    rows = [f"{path},{path.parent.name},patient {number % 20}" for number, path in enumerate(paths)]
     (tmp_path / "CELLS.csv").write_text("path,label,patient\n" + "\n".join(rows) + "\n")
     shutil.copy(database, tmp_path)
-    line = line.replace("init=pretrained", "init=random").replace("range(5)", "0")
+    line = line.replace("init=pretrained", "init=random").replace("range(5)", "0").replace("0,0.1,0.3,1", "0,0.3")
     arguments = shlex.split(line.removeprefix("python run.py "))
     arguments += ["init=random"] * line.startswith("python run.py experiment=")
+    if any(name in line for name in ("resnet18", "mobilenetv3")):
+        arguments += ["backbone.size=64"]
     if "backbone=minilm" in line:
         arguments += [f"backbone.name={FILES / 'tiny_bert'}", "backbone.max_length=32"]
     run = command if "trainer=ddp" in line else forked
     done = run(*arguments, *QUICK, "epochs=1", f"store={store}", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    jobs = 12 if arguments[0] == "-m" else 1
+    jobs = 6 if arguments[0] == "-m" else 1
     assert done.stdout.count("target test accuracy") - done.stdout.count("training the backbone") == jobs
 
 
@@ -92,53 +93,29 @@ def test_a_shell_takes_every_command_as_it_stands():
     subprocess.run(["bash", "-n"], input=script, text=True, check=True)
 
 
-def test_there_are_tables():
-    assert len(TABLES) == TEXT.count("<!-- table") >= 4
-    assert len(DEMOS) == TEXT.count(".py docs/results") == 3
+def test_the_tables_shown_are_those_of_their_files():
+    assert TEXT.count("<!-- comparison docs/results/") >= 12
+    assert update_tables(TEXT, ROOT) == TEXT
 
 
-def test_the_comparison_shown_is_that_of_its_files():
-    ((folder, shown),) = re.findall(r"<!-- comparison (\S+) -->\n(.*?)\n<!-- end -->", TEXT, flags=re.DOTALL)
-    study = Study(*read_files(ROOT / folder))
-    assert markdown(study, compare(study)) == shown
-
-
-@pytest.mark.parametrize(("file", "shown"), TABLES)
-def test_a_table_is_what_its_file_says(file, shown):
-    assert alpha_curve("table", str(ROOT / file), cwd=ROOT) == shown.strip()
-
-
-@pytest.mark.parametrize(("script", "file", "shown"), DEMOS)
-def test_a_demonstrations_table_is_what_its_file_says(script, file, shown):
-    options = ["table", file] if script == "digits.py" else ["--table", file]
-    line = [sys.executable, str(ROOT / "scripts/demos" / script), *options]
+def test_the_mechanisms_table_is_that_of_its_file():
+    ((script, file, shown),) = MECHANISM
+    line = [sys.executable, str(ROOT / "scripts/demos" / script), "--table", file]
     assert subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip() == shown.strip()
 
 
-@pytest.mark.slow
-def test_a_table_is_made_from_a_sweep(tmp_path, store):
-    """`collect`, `table` and `readme` in turn, on a sweep of four jobs."""
-    sweep = ("-m", "alpha=0,0.5", "seed=0,1", "hydra.sweep.dir=sweep", "tracking=none", "init=random", "epochs=1")
-    assert command(*sweep, *QUICK, cwd=tmp_path).returncode == 0
-    (tmp_path / "curve.csv").write_text(alpha_curve("collect", "sweep", cwd=tmp_path) + "\n")
-    made = alpha_curve("table", "curve.csv", cwd=tmp_path).splitlines()
-    accuracies: dict[str, list[float]] = {"0": [], "0.5": []}
-    for job in (tmp_path / "sweep").iterdir():
-        (alpha,) = re.findall(r"-a([\d.]+)-s\d-", job.name)
-        accuracies[alpha].append(json.loads((job / "metrics.json").read_text())["test/target/accuracy"])
-    mean = 50 * sum(accuracies["0.5"])
-    difference = mean - 50 * sum(accuracies["0"])
-    assert made[3].startswith(f"| 0.5 | {mean:.1f} [")
-    assert f"| {difference:+.1f} [" in made[3]
-    (tmp_path / "page.md").write_text("before\n\n<!-- table curve.csv -->\n| old |\n\nafter\n")
-    alpha_curve("readme", "page.md", cwd=tmp_path)
-    lines = ["before", "", "<!-- table curve.csv -->", *made, "", "after"]
-    assert (tmp_path / "page.md").read_text().splitlines() == lines
-
-
-def alpha_curve(*arguments, cwd):
-    line = [sys.executable, str(ROOT / "scripts/alpha_curve.py"), *arguments]
-    return subprocess.run(line, cwd=cwd, capture_output=True, text=True, check=True).stdout.strip()
+def test_a_page_gets_the_table_of_a_folder(finished_sweep, tmp_path):
+    (folder,) = (finished_sweep / "outputs/sweeps").iterdir()
+    page = "before\n\n<!-- comparison sweep test/target/nll -->\n| old |\n<!-- end -->\n\nafter\n"
+    (tmp_path / "page.md").write_text(page)
+    (tmp_path / "sweep").symlink_to(folder)
+    line = [sys.executable, str(ROOT / "scripts/compare.py"), "--update", str(tmp_path / "page.md")]
+    subprocess.run(line, check=True, cwd=tmp_path)
+    written = (tmp_path / "page.md").read_text()
+    assert written.startswith("before\n\n<!-- comparison sweep test/target/nll -->\n| method |")
+    assert written.endswith("<!-- end -->\n\nafter\n")
+    assert "- test/target/nll: mean and 95 % t interval over seed; 18 grid points, 18 unique jobs" in written
+    assert "| old |" not in written
 
 
 def test_every_file_the_readme_names_is_there():

@@ -24,10 +24,10 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (wheel,) = (base / "dist").glob("*.whl")
     install = [str(python), "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", str(wheel)]
     subprocess.run(install, check=True)
-    place = subprocess.run(
+    path = subprocess.run(
         [python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"], check=True, capture_output=True
     )
-    lent = Path(place.stdout.decode().strip()) / "zz_lent.pth"
+    lent = Path(path.stdout.decode().strip()) / "zz_lent.pth"
     lent.write_text(sysconfig.get_path("purelib") + "\n")
     return base
 
@@ -61,5 +61,5 @@ def test_the_command_works_from_any_folder_with_a_users_own_options(installed, t
     assert swept.returncode == 0, swept.stderr
     assert list((tmp_path / "outputs/sweeps").glob("*/comparison.html"))
     code = "import tlexp; print(tlexp.__file__)"
-    place = subprocess.run([installed / "venv/bin/python", "-c", code], cwd=tmp_path, capture_output=True, text=True)
-    assert str(installed) in place.stdout, "the checkout was tested instead"
+    path = subprocess.run([installed / "venv/bin/python", "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert str(installed) in path.stdout, "the checkout was tested instead"

@@ -22,7 +22,7 @@ pytestmark = [
 KEPT = os.environ.get("TLEXP_SCREENSHOTS")
 
 
-def test_the_pages_of_a_sweep_of_24_jobs(finished_sweep):
+def test_the_pages_of_a_sweep_of_18_jobs(finished_sweep):
     client = MlflowClient(f"sqlite:///{finished_sweep}/mlflow.db")
     experiment = client.get_experiment_by_name("tlexp").experiment_id
     (parent,) = client.search_runs([experiment], "tags.`tlexp.role` = 'sweep'")
@@ -47,12 +47,12 @@ def test_the_pages_of_a_sweep_of_24_jobs(finished_sweep):
         assert not driver.get_log("browser")
         keep(driver, "page")
         with mlflow_ui(finished_sweep) as address:
-            jobs_page(driver, address, parent.info.run_id, 24)
+            jobs_page(driver, address, parent.info.run_id, 18)
             keep(driver, "jobs")
             body = driver.find_element(By.TAG_NAME, "body").text
             assert re.search(r"(scratch|finetune|linear_probe)-a0(\.5)?-s\d", body), body
             assert {"score", "Parameters", "alpha", "seed"} <= set(body.split())
-            jobs_page(driver, address, parent.info.run_id, 24, charts=True)
+            jobs_page(driver, address, parent.info.run_id, 18, charts=True)
             assert "Sweep\n(6)" in driver.find_element(By.TAG_NAME, "body").text
             keep(driver, "charts")
             driver.get(f"{address}/#/experiments/{experiment}/runs/{parent.info.run_id}")

@@ -53,5 +53,5 @@ def test_the_keras_recipe_is_what_it_says(recipe, tmp_path):
 @pytest.mark.parametrize("recipe", KERAS)
 def test_the_keras_recipe_runs_in_one_command(recipe, tmp_path, run_job):
     result = run_job(*overrides(recipe, tmp_path), "init=random", "epochs=1", "batch_size=8")
-    assert 0 <= result["test/target/accuracy"] <= 1
-    assert result["train/target/loss"] > 0
+    assert result["epochs_run"] == 1
+    assert 0.2 < result["train/target/loss"] < 5, "near the logarithm of two classes"

@@ -2,15 +2,16 @@
 
 import io
 import shutil
-import subprocess
-import sys
 import time
+from functools import partial
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from tests.helpers import BAD, ROOT, compose
+from scripts import check_data
+from tests.helpers import BAD, compose, forked
+from tlexp import cli
 from tlexp.data.quality.leakage import find_duplicates, find_warnings, split_examples
 from tlexp.data.quality.scan import facts
 from tlexp.run.domains import read_domain
@@ -127,8 +128,10 @@ def test_texts_are_known_by_their_file_and_row_also_after_some_were_skipped(tmp_
 
 
 def check(*arguments, cwd):
-    line = [sys.executable, str(ROOT / "scripts/check_data.py"), *arguments]
-    return subprocess.run(line, cwd=cwd, capture_output=True, text=True, timeout=120)
+    directory = "hydra.run.dir=outputs/checks/${now:%Y-%m-%d_%H-%M-%S-%f}"
+    return forked(
+        directory, *arguments, cwd=cwd, main=partial(cli.main, check_data.job), script="scripts/check_data.py"
+    )
 
 
 def test_the_script_lists_everything_and_draws_it(tmp_path, pets):
@@ -169,4 +172,4 @@ def test_ten_thousand_files_are_reported_in_seconds(tmp_path):
     assert done.returncode == 0, done.stderr
     assert "10,000 images of 10 classes" in done.stdout
     assert "leak: " in done.stdout
-    assert took < 60  # about 12 s on two cores, half of them for imports
+    assert took < 60  # about 6 s on two cores

@@ -8,7 +8,7 @@ import torch
 from sklearn.metrics import f1_score
 from torch.nn.functional import cross_entropy
 
-from tests.helpers import BACKBONES, FILES, STRATEGIES, compose, differing, fit, options_of, state
+from tests.helpers import BACKBONES, FILES, STRATEGIES, compose, differing, each_once, fit, options_of, state
 from tlexp.rng import derive_seed, permutation
 from tlexp.run import domains as run_domains
 from tlexp.run.build import build
@@ -182,8 +182,7 @@ def test_the_source_has_its_own_batchnorm_statistics():
     assert shared.source_statistics is None
 
 
-@pytest.mark.parametrize("backbone", STOCHASTIC)
-@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize(("strategy", "backbone"), each_once(STRATEGIES, STOCHASTIC))
 def test_alpha_zero_does_not_know_the_source(strategy, backbone):
     """Every strategy: another source, another head policy or no source at all give the same weights to the bit."""
     run = (*RUN, *BACKBONES[backbone], f"strategy={strategy}", "init=random", "epochs=2", "alpha=0")

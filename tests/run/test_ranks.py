@@ -13,7 +13,19 @@ import torch
 import yaml
 from mlflow import MlflowClient
 
-from tests.helpers import BACKBONES, QUICK, ROOT, STRATEGIES, WHOLE, best_weights, command, compose, options_of
+from tests.helpers import (
+    BACKBONES,
+    QUICK,
+    ROOT,
+    STRATEGIES,
+    WHOLE,
+    best_weights,
+    command,
+    compose,
+    each_once,
+    forked,
+    options_of,
+)
 from tlexp.errors import UsageError
 from tlexp.processes import count_ranks
 from tlexp.run.build import build
@@ -48,10 +60,10 @@ def undropped(strategy: str) -> tuple[str, ...]:
 
 
 # Every strategy, alone, with a shared head and, where the source can then be reached, with two.
+OBJECTIVES = (("alpha=0",), ("alpha=0.5",), ("alpha=0.5", "head=two", "objective.allow_inert_alpha=true"))
 CASES = {
     f"{strategy}-{'-'.join(extra)}": (f"strategy={strategy}", *options_of(strategy), *undropped(strategy), *extra)
-    for strategy in STRATEGIES
-    for extra in (("alpha=0",), ("alpha=0.5",), ("alpha=0.5", "head=two", "objective.allow_inert_alpha=true"))
+    for strategy, extra in each_once(STRATEGIES, OBJECTIVES)
     if (strategy, len(extra)) not in (("linear_probe", 3), ("closed_probe", 3))
 }
 # Texts, whose batches differ in width over the ranks; a pooler only where it is used.
@@ -151,7 +163,7 @@ def test_terms_that_compare_examples_leave_all_processes_with_the_same_weights(t
 def test_batchnorm_statistics_agree_over_processes(tmp_path):
     """The metrics both ranks report are those of the weights and the statistics in the checkpoint."""
     run = (*RUN, "backbone.norm=batch", "alpha=0.5", "head=two", "tracking=none")
-    done = command(*QUICK, *run, DDP, cwd=tmp_path)
+    done = forked(*QUICK, *run, DDP, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("target test accuracy") == 1, "one report for all processes"
     folder = only_run(tmp_path)
@@ -168,7 +180,7 @@ def test_batchnorm_statistics_agree_over_processes(tmp_path):
 def test_a_sweep_of_two_processes_a_job_trains_each_jobs_own_values(tmp_path):
     """Lightning's own launcher would run the whole sweep again in the second rank, with other values."""
     alphas = ("0.25", "2")
-    done = command("-m", *QUICK, *RUN, DDP, "data.source.classes=[0,1,2]", f"alpha={','.join(alphas)}", cwd=tmp_path)
+    done = forked("-m", *QUICK, *RUN, DDP, "data.source.classes=[0,1,2]", f"alpha={','.join(alphas)}", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     jobs = sorted((tmp_path / "outputs/jobs").iterdir())
     assert len(jobs) == 2
@@ -182,10 +194,8 @@ def test_a_sweep_of_two_processes_a_job_trains_each_jobs_own_values(tmp_path):
         assert config["alpha"] == float(alpha)
         assert result_in(job)["mlflow_run_id"] in {run.info.run_id for run in runs}
         alone = tmp_path / f"alone{alpha}"
-        alone.mkdir()
-        options = (*QUICK, *RUN, "data.source.classes=[0,1,2]", f"alpha={alpha}", "tracking=none")
-        assert command(*options, cwd=alone).returncode == 0
-        assert close(job, only_run(alone))
+        run_config(compose(*RUN, "data.source.classes=[0,1,2]", f"alpha={alpha}", root=tmp_path), alone)
+        assert close(job, alone)
 
 
 def test_a_failing_rank_fails_the_job(tmp_path):
@@ -231,7 +241,7 @@ def test_ranks_with_different_configurations_refuse_to_train(tmp_path):
         line = [sys.executable, "-m", "tlexp.run.ranks", str(folder), ""]
         ranks.append(subprocess.Popen(line, env=env, stderr=subprocess.PIPE, text=True))
     errors = [rank.communicate(timeout=120)[1] for rank in ranks]
-    assert [rank.returncode for rank in ranks] == [1, 1]
+    assert all(rank.returncode != 0 for rank in ranks)
     assert all("train different configurations" in error for error in errors)
 
 

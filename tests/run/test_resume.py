@@ -5,7 +5,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 
 import pytest
@@ -18,13 +17,12 @@ from tests.helpers import (
     FEW_CLASSES,
     QUICK,
     RESUMABLE,
-    ROOT,
     STRATEGIES,
     best_weights,
-    command,
     compose,
     differing,
     each_once,
+    forked,
     interrupted_and_not,
     options_of,
     stopped_after,
@@ -177,23 +175,22 @@ def test_a_killed_command_goes_on_in_its_own_folder_and_run(tmp_path, devices):
         "checkpoint_minutes=0",
         "backbone.dropout=0",
     )
-    line = [sys.executable, str(ROOT / "run.py"), *options, *devices]
-    env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    running = subprocess.Popen(line, cwd=tmp_path, env=env, stdout=subprocess.DEVNULL, start_new_session=True)
-    while not list(tmp_path.glob("outputs/runs/*/last.ckpt")):
-        assert running.poll() is None
-        time.sleep(0.05)
-    ranks = subprocess.run(["pgrep", "-f", str(tmp_path)], capture_output=True, text=True).stdout.split()
-    for pid in {running.pid, *map(int, ranks)}:
-        os.kill(pid, signal.SIGKILL)
-    running.wait()
+
+    def kill(pid: int) -> None:
+        while not list(tmp_path.glob("outputs/runs/*/last.ckpt")):
+            time.sleep(0.05)
+        ranks = subprocess.run(["pgrep", "-f", str(tmp_path)], capture_output=True, text=True).stdout.split()
+        for process in {pid, *map(int, ranks)} - {os.getpid()}:
+            os.kill(process, signal.SIGKILL)
+
+    assert forked(*options, *devices, cwd=tmp_path, meanwhile=kill).returncode == -signal.SIGKILL
     (folder,) = tmp_path.glob("outputs/runs/*")
     assert not (folder / "metrics.json").exists()
 
-    refused = command(f"resume={folder}", "alpha=1", cwd=tmp_path)
+    refused = forked(f"resume={folder}", "alpha=1", cwd=tmp_path)
     assert refused.returncode == 2
     assert "with alpha=1: a run resumes with its own configuration; leave other options out" in refused.stderr
-    done = command(f"resume={folder}", cwd=tmp_path)
+    done = forked(f"resume={folder}", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "after epoch" in done.stdout
     assert list(tmp_path.glob("outputs/runs/*")) == [folder]
@@ -211,7 +208,7 @@ def test_a_killed_command_goes_on_in_its_own_folder_and_run(tmp_path, devices):
 
 
 def test_a_folder_of_no_run_is_said(tmp_path):
-    done = command("resume=nowhere", cwd=tmp_path)
+    done = forked("resume=nowhere", cwd=tmp_path)
     assert (done.returncode, done.stderr) == (
         2,
         "tlexp: resume=nowhere: contains no config.yaml; give the folder of a run, as its report shows it\n",

@@ -7,12 +7,22 @@ import pytorch_lightning as pl
 import torch
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from tests.helpers import BACKBONES, STRATEGIES, compose, differing, example, fit, options_of, random_inputs, state
+from tests.helpers import (
+    BACKBONES,
+    STRATEGIES,
+    compose,
+    differing,
+    each_once,
+    example,
+    fit,
+    options_of,
+    random_inputs,
+    state,
+)
 from tlexp.run.build import build
 
-PAIRS = [
-    pytest.param(strategy, backbone, id=f"{strategy}-{backbone}") for strategy in STRATEGIES for backbone in BACKBONES
-]
+# Each strategy on a network with BatchNorm and dropout and on another one; on all of them under TLEXP_WHOLE=1.
+PAIRS = sorted({*each_once(STRATEGIES, ("small_cnn_batchnorm",)), *each_once(STRATEGIES, [*BACKBONES])})
 
 
 def config_of(strategy: str, backbone: str, *overrides: str) -> Any:
