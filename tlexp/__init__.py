@@ -1,3 +1,3 @@
 """Transfer-learning experiments: f* = argmin L(f; target) + alpha * L(f; source)."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

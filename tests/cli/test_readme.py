@@ -43,7 +43,7 @@ def database(tmp_path_factory):
 @pytest.mark.slow
 @pytest.mark.parametrize("line", sorted(set(COMMANDS)))
 def test_every_command_runs(line, tmp_path, store, database):
-    """As written, but for fewer epochs, seeds and pixels, small files for the names in capitals, and no published weights."""
+    """As written, but for fewer epochs, seeds and pixels, small files for names in capitals, no published weights."""
     for name in ("PHOTOS", "PAINTINGS"):
         tree(tmp_path / name, train={"cat": 40, "dog": 40}, test={"cat": 5, "dog": 5})
     for name, file in (("REVIEWS", "reports"), ("TWEETS", "letters")):

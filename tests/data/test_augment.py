@@ -20,8 +20,8 @@ SPEC = InputSpec(3, 16, (0.5,) * 3, (0.25,) * 3, "bicubic", 18)
 @pytest.fixture
 def photos(tmp_path):
     folder = tree(tmp_path / "photos", cat=10, dog=10)
-    for place, path in enumerate(sorted(folder.rglob("*.png"))):
-        pixels = np.random.default_rng(place).integers(0, 256, (24, 30, 3), dtype=np.uint8)
+    for index, path in enumerate(sorted(folder.rglob("*.png"))):
+        pixels = np.random.default_rng(index).integers(0, 256, (24, 30, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(path)
     return folder
 
@@ -34,11 +34,11 @@ def run(folder, *more):
 def epochs(config, count=2):
     """The training inputs of some epochs, as the loader brings them."""
     loader = build(config).data.train_dataloader().iterables["target"]
-    found = []
+    actual = []
     for epoch in range(count):
         loader.sampler.set_epoch(epoch)
-        found.append([(batch.inputs.clone(), batch.labels.clone()) for batch in loader])
-    return found
+        actual.append([(batch.inputs.clone(), batch.labels.clone()) for batch in loader])
+    return actual
 
 
 @pytest.mark.parametrize("name", ["light", "standard", "strong"])
@@ -55,8 +55,8 @@ def test_training_pictures_differ_in_each_epoch_and_evaluation_never_does(photos
 def test_the_chance_is_the_same_with_any_number_of_workers(photos):
     reference = epochs(run(photos, "augment=strong", "workers=0"))
     for workers in (1, 2):
-        found = epochs(run(photos, "augment=strong", f"workers={workers}"))
-        for ours, theirs in zip(chain(*reference), chain(*found), strict=True):
+        actual = epochs(run(photos, "augment=strong", f"workers={workers}"))
+        for ours, theirs in zip(chain(*reference), chain(*actual), strict=True):
             assert torch.equal(ours[0], theirs[0])
             assert torch.equal(ours[1], theirs[1])
 

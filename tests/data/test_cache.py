@@ -35,9 +35,9 @@ def cache(tmp_path):
 def files(tmp_path):
     folder = tmp_path / "pictures"
     folder.mkdir()
-    for place in range(20):
-        pixels = np.random.default_rng(place).integers(0, 256, (24, 20 + place, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(folder / f"{place:02d}.png")
+    for index in range(20):
+        pixels = np.random.default_rng(index).integers(0, 256, (24, 20 + index, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{index:02d}.png")
     return ImageFiles(tuple(sorted(folder.iterdir())), str(folder))
 
 
@@ -97,7 +97,7 @@ def test_a_file_that_changes_is_read_again_also_with_the_old_size_and_time(cache
 
 def test_pictures_keep_their_margins_for_crops_at_random(cache, files):
     whole = files.materialize(SPEC, cache, keep_margins=True)
-    shapes = {tuple(whole.image(place).shape) for place in range(len(whole))}
+    shapes = {tuple(whole.image(index).shape) for index in range(len(whole))}
     assert len(shapes) > 5
     assert all(min(shape[1:]) == 18 for shape in shapes)
 
@@ -207,7 +207,7 @@ def test_a_cache_that_cannot_be_used_costs_time_and_not_the_run(tmp_path, files,
             sqlite3, "connect", lambda *args: (_ for _ in ()).throw(sqlite3.OperationalError("readonly"))
         )
     assert torch.equal(everything(files.materialize(SPEC, cache)), everything(files.materialize(SPEC)))
-    assert [found.error for found in facts(files, cache)] == [None] * 20
+    assert [actual.error for actual in facts(files, cache)] == [None] * 20
     assert caplog.text.count("cannot be used") == 2
 
 
@@ -220,19 +220,19 @@ def test_a_fault_of_the_machine_is_not_remembered(cache, files, monkeypatch):
         return real(file)
 
     monkeypatch.setattr(Image, "open", busy)
-    assert [place for place, found in enumerate(facts(files, cache)) if found.error] == [5]
+    assert [index for index, actual in enumerate(facts(files, cache)) if actual.error] == [5]
     monkeypatch.setattr(Image, "open", real)
-    assert not any(found.error for found in facts(files, cache))
+    assert not any(actual.error for actual in facts(files, cache))
 
 
 def test_what_was_used_longest_ago_makes_room(tmp_path, files):
     size = 20 * 16 * 16 * 3
     cache = Cache(tmp_path / "cache", 3 * size + 60_000)  # with room for the ledgers
     kept = {}
-    for place, mean in enumerate((0.1, 0.2, 0.3, 0.4)):
+    for index, mean in enumerate((0.1, 0.2, 0.3, 0.4)):
         # The mean fills borders, so that each of these is another entry.
         spec = InputSpec(3, 16, (mean,) * 3, (1.0,) * 3, "bicubic", 16, "border")
-        kept[place] = files.materialize(spec, cache), everything(files.materialize(spec))
+        kept[index] = files.materialize(spec, cache), everything(files.materialize(spec))
         time.sleep(0.02)
     assert sum(file.stat().st_size for file in cache.folder.rglob("*") if file.is_file()) <= cache.limit
     assert len(list(cache.folder.glob("images/*/pixels"))) < 4

@@ -229,19 +229,19 @@ def test_a_validation_cut_from_training_is_said(tmp_path):
 def rows(count=12):
     return pd.DataFrame(
         {
-            "path": [f"pictures/{place}.png" for place in range(count)],
-            "label": [("10", "2")[place % 2] for place in range(count)],
+            "path": [f"pictures/{index}.png" for index in range(count)],
+            "label": [("10", "2")[index % 2] for index in range(count)],
             "split": ["train", "valid", "test"] * (count // 3),
-            "patient": [f"p{place // 3}" for place in range(count)],
+            "patient": [f"p{index // 3}" for index in range(count)],
         }
     )
 
 
 @pytest.fixture
 def pictures(tmp_path):
-    for place in range(12):
+    for index in range(12):
         (tmp_path / "pictures").mkdir(exist_ok=True)
-        Image.new("RGB", (8, 8), (place, 0, 0)).save(tmp_path / f"pictures/{place}.png")
+        Image.new("RGB", (8, 8), (index, 0, 0)).save(tmp_path / f"pictures/{index}.png")
     return tmp_path
 
 
@@ -340,7 +340,7 @@ def test_separators_and_encodings(tmp_path, separator, encoding):
     content = (
         separator.join(("text", "label"))
         + "\n"
-        + "".join(f'"größer{separator} {place}"{separator}{"ab"[place % 2]}\n' for place in range(4))
+        + "".join(f'"größer{separator} {index}"{separator}{"ab"[index % 2]}\n' for index in range(4))
     )
     (tmp_path / "t.csv").write_bytes(content.encode(encoding))
     samples = text_table(str(tmp_path / "t.csv"), encoding="latin-1" if encoding == "latin-1" else "utf-8")
@@ -386,7 +386,7 @@ def test_rows_with_more_fields_than_the_head_are_refused_rather_than_shifted(tmp
 
 
 def test_a_quotation_mark_in_a_table_with_tabs_swallows_nothing(tmp_path):
-    lines = [f"{'' if place % 5 else chr(34)}text {place}\t{place % 2}" for place in range(20)]
+    lines = [f"{'' if index % 5 else chr(34)}text {index}\t{index % 2}" for index in range(20)]
     (tmp_path / "t.tsv").write_text("text\tlabel\n" + "\n".join(lines) + "\n")
     samples = text_table(str(tmp_path / "t.tsv"))
     assert len(samples.labels) == 20
@@ -396,7 +396,7 @@ def test_a_quotation_mark_in_a_table_with_tabs_swallows_nothing(tmp_path):
 
 
 def test_every_separator_of_lines_that_json_allows_in_a_text(tmp_path):
-    rows = [{"text": f"a\u2028b\x85c {place}", "label": "xy"[place % 2]} for place in range(4)]
+    rows = [{"text": f"a\u2028b\x85c {index}", "label": "xy"[index % 2]} for index in range(4)]
     (tmp_path / "t.jsonl").write_text("\r\n".join(json.dumps(row, ensure_ascii=False) for row in rows), newline="")
     assert text_table(str(tmp_path / "t.jsonl")).inputs.texts[3] == "a\u2028b\x85c 3"
 
@@ -456,10 +456,10 @@ def test_too_few_examples_are_said_with_their_number(tmp_path, make, message):
 
 def test_groups_that_leave_a_split_empty_are_said_with_their_number(tmp_path):
     for groups, message in (
-        (lambda place: "one", r"has no (val|test) example: the data set has 30 examples in 1 groups, which stay whole"),
-        (lambda place: place % 3, r"has no training example of \w(, \w)?: \w has 10 examples in 1 groups; add some"),
+        (lambda index: "one", r"has no (val|test) example: the data set has 30 examples in 1 groups, which stay whole"),
+        (lambda index: index % 3, r"has no training example of \w(, \w)?: \w has 10 examples in 1 groups; add some"),
     ):
-        lines = [f"text {place},{'abc'[place % 3]},{groups(place)}" for place in range(30)]
+        lines = [f"text {index},{'abc'[index % 3]},{groups(index)}" for index in range(30)]
         (tmp_path / "t.csv").write_text("text,label,author\n" + "\n".join(lines) + "\n")
         config = compose(
             "data=table", f"data.target.root={tmp_path / 't.csv'}", "data.target.group=author", "init=random"
@@ -492,8 +492,8 @@ def test_ten_thousand_files_are_opened_split_and_reported_in_seconds(tmp_path):
     Image.effect_noise((64, 64), 40).convert("RGB").save(content, "JPEG")
     for label in range(10):
         (tmp_path / f"many/{label}").mkdir(parents=True)
-        for place in range(1000):
-            (tmp_path / f"many/{label}/{place}.jpg").write_bytes(content.getvalue())
+        for index in range(1000):
+            (tmp_path / f"many/{label}/{index}.jpg").write_bytes(content.getvalue())
     before = time.monotonic()
     domain = read_domain(chosen(tmp_path / "many"), "target")
     assert sum(domain.sizes().values()) == 10_000

@@ -65,7 +65,7 @@ def test_texts_and_rows_without_a_label(tmp_path):
 
 def test_a_folder_of_plain_files_and_a_run_on_it(tmp_path):
     (tmp_path / "notes").mkdir()
-    lines = [f"word {place},{'ab'[place % 2]}" for place in range(40)]
+    lines = [f"word {index},{'ab'[index % 2]}" for index in range(40)]
     (tmp_path / "notes/train.csv").write_text("text,label\n" + "\n".join(lines) + "\n")
     config = compose("data=one", "dataset@data.target=hf", "data.target.root=notes", "init=random", root=tmp_path)
     assert config.data.target["name"] == "notes"

@@ -29,9 +29,9 @@ def pets(tmp_path):
         for label in ("cat", "dog"):
             folder = tmp_path / "pets" / part / label
             folder.mkdir(parents=True)
-            for place in range(count):
-                seed = (part == "test") * 1000 + (label == "dog") * 100 + place
-                photograph(seed).save(folder / f"{place}.png")
+            for index in range(count):
+                seed = (part == "test") * 1000 + (label == "dog") * 100 + index
+                photograph(seed).save(folder / f"{index}.png")
     return tmp_path / "pets"
 
 
@@ -74,8 +74,8 @@ def test_plain_pictures_do_not_look_alike(pets):
 
 def test_a_copy_in_the_source_is_a_leak_and_one_within_training_is_not(pets, tmp_path):
     shutil.copytree(pets, tmp_path / "other")
-    for place, path in enumerate(sorted((tmp_path / "other").rglob("*.png"))):
-        photograph(5000 + place).save(path)
+    for index, path in enumerate(sorted((tmp_path / "other").rglob("*.png"))):
+        photograph(5000 + index).save(path)
     shutil.copy(pets / "test/dog/0.png", tmp_path / "other/train/dog/extra.png")
     shutil.copy(pets / "train/dog/1.png", pets / "train/dog/copy.png")
     _, said = report(pets, "data.val=large", "data.fraction=1", source=tmp_path / "other")
@@ -95,7 +95,7 @@ def test_equal_examples_with_different_labels_are_named(pets):
 
 
 def test_texts_are_equal_whatever_their_capitals_and_spaces(tmp_path):
-    lines = [f"text number {place},{'ab'[place % 2]},train" for place in range(20)]
+    lines = [f"text number {index},{'ab'[index % 2]},train" for index in range(20)]
     lines += ["Text  NUMBER 3,b,test", "another,a,test"]
     (tmp_path / "t.csv").write_text("text,label,split\n" + "\n".join(lines) + "\n")
     config = compose("data=table", f"data.target.root={tmp_path / 't.csv'}", "data.target.split=split", "init=random")
@@ -107,7 +107,7 @@ def test_texts_are_equal_whatever_their_capitals_and_spaces(tmp_path):
 
 
 def test_imbalance_and_missing_classes_are_said(tmp_path):
-    lines = [f"text {place},{'b' if place % 50 == 1 else 'a'}" for place in range(400)]
+    lines = [f"text {index},{'b' if index % 50 == 1 else 'a'}" for index in range(400)]
     (tmp_path / "t.csv").write_text("text,label\n" + "\n".join(lines) + "\n")
     domains = {
         "target": read_domain(compose("data=table", f"data.target.root={tmp_path / 't.csv'}", "init=random"), "target")
@@ -117,7 +117,7 @@ def test_imbalance_and_missing_classes_are_said(tmp_path):
 
 
 def test_texts_are_known_by_their_file_and_row_also_after_some_were_skipped(tmp_path):
-    (tmp_path / "train.csv").write_text("text,label\n" + "".join(f"t{place},{place % 2}\n" for place in range(20)))
+    (tmp_path / "train.csv").write_text("text,label\n" + "".join(f"t{index},{index % 2}\n" for index in range(20)))
     (tmp_path / "test.csv").write_text("text,label\n,0\nnew,1\nT3,1\nother,0\n")
     files = ("data.target.train=train.csv", "data.target.test=test.csv", "data.target.on_bad=skip")
     domains = {
@@ -164,8 +164,8 @@ def test_ten_thousand_files_are_reported_in_seconds(tmp_path):
     photograph(0, (64, 64)).save(stream, "JPEG")
     for label in range(10):
         (tmp_path / f"many/{label}").mkdir(parents=True)
-        for place in range(1000):
-            (tmp_path / f"many/{label}/{place}.jpg").write_bytes(stream.getvalue() + bytes([label, place % 256]))
+        for index in range(1000):
+            (tmp_path / f"many/{label}/{index}.jpg").write_bytes(stream.getvalue() + bytes([label, index % 256]))
     before = time.monotonic()
     done = check("data=folder", f"data.target.root={tmp_path / 'many'}", cwd=tmp_path)
     took = time.monotonic() - before

@@ -20,8 +20,8 @@ def tree(folder, **counts):
             tree(folder / name, **content)
         else:
             (folder / name).mkdir(parents=True)
-            for place in range(content):
-                Image.new("RGB", (8, 8), (place, 0, 0)).save(folder / name / f"{place}.png")
+            for index in range(content):
+                Image.new("RGB", (8, 8), (index, 0, 0)).save(folder / name / f"{index}.png")
     return folder
 
 
@@ -110,7 +110,7 @@ def test_a_table_may_be_any_of_four_formats(tmp_path):
 
 def test_labels_are_what_is_written(tmp_path):
     names = ["007", "NA", "None", "1.0", "nan", "true"]
-    rows = [f'"text {place}, quoted",{name}' for place, name in enumerate(names)]
+    rows = [f'"text {index}, quoted",{name}' for index, name in enumerate(names)]
     (tmp_path / "t.csv").write_text("\ufefftext,label\n" + "\n".join(rows) + "\n", encoding="utf-8")
     samples = text_table(str(tmp_path / "t.csv"))
     assert samples.classes == tuple(sorted(names))
@@ -119,7 +119,7 @@ def test_labels_are_what_is_written(tmp_path):
 
 def test_tables_for_each_split_and_classes_to_keep(tmp_path):
     for part, rows in (("train", 6), ("test", 3)):
-        lines = [f"{part} {place},{'abc'[place % 3]}" for place in range(rows)]
+        lines = [f"{part} {index},{'abc'[index % 3]}" for index in range(rows)]
         (tmp_path / f"{part}.csv").write_text("say,kind\n" + "\n".join(lines) + "\n")
     columns = {"text": "say", "label": "kind"}
     samples = text_table(str(tmp_path), "mine", train="train.csv", test="test.csv", **columns)

@@ -235,9 +235,9 @@ def test_ranks_with_different_configurations_refuse_to_train(tmp_path):
         folder.mkdir()
         config = compose(*RUN, DDP, f"alpha={rank}", root=tmp_path)
         (folder / "config.yaml").write_text(yaml.safe_dump(config.without()))
-        place = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+        index = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
         meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "TORCHELASTIC_RUN_ID": "test", "GROUP_RANK": "0"}
-        env = {**os.environ, **place, **meeting, "PYTHONPATH": str(ROOT)}
+        env = {**os.environ, **index, **meeting, "PYTHONPATH": str(ROOT)}
         line = [sys.executable, "-m", "tlexp.run.ranks", str(folder), ""]
         ranks.append(subprocess.Popen(line, env=env, stderr=subprocess.PIPE, text=True))
     errors = [rank.communicate(timeout=120)[1] for rank in ranks]

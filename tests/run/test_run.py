@@ -90,8 +90,8 @@ def test_the_source_is_trained_once_and_found_again(run_job, tmp_path, monkeypat
 
 
 def test_a_source_whose_files_change_is_another_source(tmp_path):
-    for place in ("a", "b"):
-        shutil.copy(FILES / "letters.csv", tmp_path / f"{place}.csv")
+    for index in ("a", "b"):
+        shutil.copy(FILES / "letters.csv", tmp_path / f"{index}.csv")
     run = (*BACKBONES["bert"][:3], f"data.source.root={tmp_path}/a.csv", f"data.target.root={tmp_path}/b.csv")
     before = source_folder(compose(*run))
     assert source_folder(compose(*run)) == before
@@ -224,11 +224,11 @@ def test_init_takes_what_an_mlflow_uri_names(tmp_path, store):
     client.create_model_version("digits", source=f"{where}/best.ckpt", run_id=run_id)
     client.set_registered_model_alias("digits", "champion", "1")
     shutil.rmtree(tmp_path / "first")
-    for place, uri in enumerate((f"runs:/{run_id}/best.ckpt", "models:/digits/1", "models:/digits@champion")):
-        run_config(compose(*base, f"init='{uri}'", root=tmp_path), tmp_path / str(place))
-        assert run_folder.read_metrics(tmp_path / str(place))["weights"].startswith(f"{uri}: 11 of 11 tensors")
-    for uri, rule in (("models:/letters/1", "MLflow cannot fetch it"), (f"runs:/{run_id}/pictures", "holds no file")):
-        with pytest.raises(UsageError, match=rule) as caught:
+    for index, uri in enumerate((f"runs:/{run_id}/best.ckpt", "models:/digits/1", "models:/digits@champion")):
+        run_config(compose(*base, f"init='{uri}'", root=tmp_path), tmp_path / str(index))
+        assert run_folder.read_metrics(tmp_path / str(index))["weights"].startswith(f"{uri}: 11 of 11 tensors")
+    for uri, reason in (("models:/letters/1", "MLflow cannot fetch it"), (f"runs:/{run_id}/pictures", "holds no file")):
+        with pytest.raises(UsageError, match=reason) as caught:
             run_config(compose(*base, f"init='{uri}'", root=tmp_path), tmp_path / "none")
         assert "\n" not in str(caught.value)
     with pytest.raises(UsageError, match="only tracking=mlflow knows where that is"):

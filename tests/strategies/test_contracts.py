@@ -68,12 +68,12 @@ def test_a_strategy_keeps_its_contracts(strategy, backbone):
 
 def check_what_moved(components: Any, states: list[dict[str, torch.Tensor]]) -> None:
     """In every epoch exactly the predicted stages changed, buffers included; the rest has no gradient."""
-    model, rule = components.task.model, components.task.strategy
+    model, strategy = components.task.model, components.task.strategy
     for epoch in range(2):
-        moving = rule.trainable(epoch)
+        moving = strategy.trainable(epoch)
         changed = differing(states[epoch], states[epoch + 1])
         for stage in model.stages:
-            moves = stage.name in moving and rule.lr_scale(stage) > 0  # one that is solved has no rate
+            moves = stage.name in moving and strategy.lr_scale(stage) > 0  # one that is solved has no rate
             assert bool(changed & {*stage.parameters, *stage.buffers}) == moves, f"{stage.name} in epoch {epoch}"
     parameters = dict(model.named_parameters())
     for stage in model.stages:
@@ -97,8 +97,8 @@ def check_modes(components: Any, watch: Watch) -> None:
 
 def check_groups(config: Any, components: Any, optimizer: torch.optim.Optimizer) -> None:
     """Every parameter that ever moves is in one named group, at its stage's rate."""
-    model, rule, groups = components.task.model, components.task.strategy, optimizer.param_groups
-    ever = rule.trainable(0) | rule.trainable(1)
+    model, strategy, groups = components.task.model, components.task.strategy, optimizer.param_groups
+    ever = strategy.trainable(0) | strategy.trainable(1)
     parameters = dict(model.named_parameters())
     owned = [id(parameters[name]) for stage in model.stages if stage.name in ever for name in stage.parameters]
     assert sorted(id(p) for group in groups for p in group["params"]) == sorted(owned)
@@ -106,7 +106,7 @@ def check_groups(config: Any, components: Any, optimizer: torch.optim.Optimizer)
     stages = {stage.name: stage for stage in model.stages}
     for group in groups:
         stage = group["name"].removesuffix("/no_decay")
-        assert group["initial_lr"] == pytest.approx(config.lr * rule.lr_scale(stages[stage]))
+        assert group["initial_lr"] == pytest.approx(config.lr * strategy.lr_scale(stages[stage]))
         if group["name"].endswith("/no_decay"):
             assert group["weight_decay"] == 0
             assert all(p.ndim <= 1 for p in group["params"])
@@ -117,7 +117,7 @@ def test_frozen_features_do_not_depend_on_chance_or_batch_mates(backbone):
     model = build(config_of("linear_probe", backbone)).task.model
     model.train()
     inputs = random_inputs(model.backbone.input, 8)
-    alone = torch.cat([model.backbone(example(inputs, place)) for place in range(8)])
+    alone = torch.cat([model.backbone(example(inputs, index)) for index in range(8)])
     together = model.backbone(inputs)
     assert torch.allclose(alone, together, atol=1e-5)
     assert torch.equal(together, model.backbone(inputs))

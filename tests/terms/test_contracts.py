@@ -166,9 +166,9 @@ def test_without_alpha_a_term_gets_the_source_and_nobody_its_labels(run_job):
     assert set(batch_of(components)) == {"target", "source"}
     assert [name for name in components.task.metrics if name.startswith("val/")] == ["val/target"]
     assert set(components.task.model.heads) == {"target"}
-    found = run_job(*run)
-    assert "test/source/accuracy" not in found
-    assert set(found["split_hashes"]) == {"target", "source"}
+    actual = run_job(*run)
+    assert "test/source/accuracy" not in actual
+    assert set(actual["split_hashes"]) == {"target", "source"}
 
 
 def test_unlabelled_examples_are_all_that_neither_validates_nor_tests():
@@ -207,9 +207,9 @@ def test_two_views_of_a_picture_differ_and_the_first_is_that_of_other_runs():
 
 def test_a_first_run_trains_its_source_before_a_term_takes_its_output_layer(run_job, tmp_path):
     run = ("alpha=inf", "epochs=1", "terms=[distill,coral]", "data.unlabelled=true", f"store={tmp_path}/new")
-    found = run_job(*run)
-    assert found["weights"].startswith("source mnist")
-    assert {"train/terms/distill", "train/terms/coral"} <= set(found)
+    actual = run_job(*run)
+    assert actual["weights"].startswith("source mnist")
+    assert {"train/terms/distill", "train/terms/coral"} <= set(actual)
 
 
 # What single terms promise ----------------------------------------------------------------------------------------
@@ -280,10 +280,10 @@ def test_contrast_is_the_mean_over_positives_of_the_log_softmax():
     torch.manual_seed(0)
     term.filled.copy_(torch.tensor([2, 0, 3]))
     own, queued, labels = torch.rand(4), torch.rand(4, 9), torch.tensor([0, 1, 2, 0])
-    there = [(label, place) for label, filled in enumerate((2, 0, 3)) for place in range(filled)]
+    there = [(label, index) for label, filled in enumerate((2, 0, 3)) for index in range(filled)]
     expected = []
     for i in range(4):
-        keys = [(labels[i].item(), own[i])] + [(label, queued[i, 3 * label + place]) for label, place in there]
+        keys = [(labels[i].item(), own[i])] + [(label, queued[i, 3 * label + index]) for label, index in there]
         total = sum((similarity / 0.07).exp() for _, similarity in keys)
         positives = [-(similarity / 0.07 - total.log()) for label, similarity in keys if label == labels[i]]
         expected.append((sum(positives) / len(positives)).item())

@@ -113,10 +113,10 @@ def test_distillation(recipe):
 
 def test_the_relationship_of_old_and_new_classes(recipe):
     _, labels, p = recipe
-    found = direct(p.numpy(), labels.numpy(), 10)
-    assert found[0] == pytest.approx([0.613651, 0.032838, 0.109904, 0.086142, 0.157465], abs=1e-6)
-    assert found.sum(1) == pytest.approx(np.ones(10))
-    value = -(torch.from_numpy(found)[labels] * p.log()).sum(1).mean()
+    actual = direct(p.numpy(), labels.numpy(), 10)
+    assert actual[0] == pytest.approx([0.613651, 0.032838, 0.109904, 0.086142, 0.157465], abs=1e-6)
+    assert actual.sum(1) == pytest.approx(np.ones(10))
+    value = -(torch.from_numpy(actual)[labels] * p.log()).sum(1).mean()
     assert float(value) == pytest.approx(1.420658, abs=1e-6)
 
 
@@ -125,22 +125,22 @@ def test_the_same_classes_and_a_perfect_source_are_related_to_themselves():
     p = np.full((60, 4), 1e-6)
     p[range(60), labels] = 1 - 3e-6
     assert np.abs(direct(p, labels, 4) - np.eye(4)).max() < 1e-5
-    found = reverse(p, labels, p[:20], labels[:20])
-    assert np.abs(found - np.eye(4)).max() < 1e-3
+    actual = reverse(p, labels, p[:20], labels[:20])
+    assert np.abs(actual - np.eye(4)).max() < 1e-3
 
 
 def test_the_reversed_relationship_is_bayes_rule(recipe):
     """Old classes are pairs of digits, so that a digit's own pair is what it is most like."""
     _, labels, p = recipe
     sharp = (5 * p.log()).softmax(1).numpy()
-    found = reverse(sharp[:600], labels[:600].numpy(), sharp[600:], labels[600:].numpy())
-    assert found.sum(1) == pytest.approx(np.ones(10))
-    assert (found.argmax(1) == np.arange(10) // 2).mean() >= 0.9
+    actual = reverse(sharp[:600], labels[:600].numpy(), sharp[600:], labels[600:].numpy())
+    assert actual.sum(1) == pytest.approx(np.ones(10))
+    assert (actual.argmax(1) == np.arange(10) // 2).mean() >= 0.9
     of_two = labels[:600] < 2
-    found = reverse(
+    actual = reverse(
         sharp[:600][of_two], labels[:600][of_two].numpy(), sharp[:600][of_two], labels[:600][of_two].numpy()
     )
-    assert found.shape == (2, 5)
+    assert actual.shape == (2, 5)
 
 
 def test_a_temperature_undoes_a_scale():
@@ -173,11 +173,11 @@ def test_the_features_gradient_is_the_discriminators_reversed():
     value = term(None, StepContext(passed(target), passed(source), 0.25))
     assert value.item() == pytest.approx(loss(source, target).item())
     (gradient,) = torch.autograd.grad(value, source)
-    for place in ((0, 0), (3, 2)):
+    for index in ((0, 0), (3, 2)):
         step = torch.zeros_like(source)
-        step[place] = 1e-6
+        step[index] = 1e-6
         slope = (loss(source + step, target) - loss(source - step, target)).item() / 2e-6
-        assert gradient[place].item() == pytest.approx(-grl_lambda(0.25) * slope, rel=1e-5)
+        assert gradient[index].item() == pytest.approx(-grl_lambda(0.25) * slope, rel=1e-5)
     at_start = term(None, StepContext(passed(target), passed(source), 0.0))
     assert not torch.autograd.grad(at_start, source)[0].any()
     x = torch.ones(2, requires_grad=True)

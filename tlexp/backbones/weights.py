@@ -53,10 +53,10 @@ def load_backbone(
     Raises:
         UsageError: if weights for a part of the backbone are missing and `allow_partial` is false.
     """
-    own = backbone.state_dict()
+    expected = backbone.state_dict()
     prefixes = (*PREFIXES, *getattr(backbone, "prefixes", ()))
     given: dict[str, tuple[str, Tensor]] = {}
-    wanted = {_bare(name, prefixes) for name in own}
+    wanted = {_bare(name, prefixes) for name in expected}
     for name, tensor in state.items():
         other, twin = given.setdefault(bare := _bare(name, prefixes), (name, tensor))
         if bare in wanted and not _equal(tensor, twin):
@@ -64,7 +64,7 @@ def load_backbone(
             raise UsageError(f"init={origin}: holds two networks, {other} and {name} are the same tensor: {remedy}")
     adapt = getattr(backbone, "adapted", lambda *_: None)
     matched, notes, misfits = {}, list(notes), []
-    for name, tensor in own.items():
+    for name, tensor in expected.items():
         if (bare := _bare(name, prefixes)) not in given:
             continue
         value: Tensor = given[bare][1]
@@ -80,16 +80,18 @@ def load_backbone(
             value = fitting
         matched[name] = value
     # Files older than BatchNorm's batch counter lack it; nothing is computed from it.
-    matched |= {name: own[name] for name in own if name.endswith("num_batches_tracked") and name not in matched}
-    missing = tuple(name for name in own if name not in matched)
+    matched |= {
+        name: expected[name] for name in expected if name.endswith("num_batches_tracked") and name not in matched
+    }
+    missing = tuple(name for name in expected if name not in matched)
     used = {_bare(name, prefixes) for name in matched}
     unexpected = tuple(name for bare, (name, _) in given.items() if bare not in used)
-    result = LoadedWeights(origin, len(matched), len(own), missing, unexpected, tuple(notes))
+    result = LoadedWeights(origin, len(matched), len(expected), missing, unexpected, tuple(notes))
     if missing and not allow_partial:
         remedy = "the whole backbone must be covered; check backbone=, or set allow_partial=true"
         why = f" ({misfits[0]})" if misfits else ""
         raise UsageError(
-            f"init={origin}: loads {len(matched)} of {len(own)} tensors, missing {_some(missing)}{why}: {remedy}"
+            f"init={origin}: loads {len(matched)} of {len(expected)} tensors, missing {_some(missing)}{why}: {remedy}"
         )
     # Some modules read the version of their own layout, which a plain dict of tensors does not tell.
     complete = backbone.state_dict()

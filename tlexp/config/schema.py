@@ -102,7 +102,7 @@ class ObjectiveConfig:
 
     @property
     def mixes(self) -> bool:
-        """Whether training pictures are mixed with each other."""
+        """Whether training images are mixed with each other."""
         return self.mixup > 0 or self.cutmix > 0
 
 
@@ -221,7 +221,7 @@ class Config:
         _require(0 <= self.norm_p <= 1, "norm_p", self.norm_p, "must lie in [0, 1]")
         _positive(epochs=self.epochs, lr=self.lr, batch_size=self.batch_size, patience=self.patience)
         ok = math.isfinite(self.cache_gb) and self.cache_gb >= 0
-        _require(ok, "cache_gb", self.cache_gb, "must be finite and >= 0; 0 keeps no pictures")
+        _require(ok, "cache_gb", self.cache_gb, "must be finite and >= 0; 0 stores nothing")
         ok = math.isfinite(self.checkpoint_minutes) and self.checkpoint_minutes >= 0
         _require(ok, "checkpoint_minutes", self.checkpoint_minutes, "must be finite and >= 0; 0 is after every epoch")
         ok = self.workers is None or self.workers >= 0

@@ -1,8 +1,8 @@
 """The cache on disk, shared by all jobs and processes: decoded images, token ids, frozen features, facts about files.
 
 Everything in it can be computed again, so the folder may be deleted at any time. An entry is a folder with a lock
-beside it: one process computes while the others wait. Pixels and tensors reach the disk before anything refers to them, so a
-process that is killed leaves no entry that looks complete but is not.
+beside it: one process computes while the others wait. Pixels and tensors reach the disk before anything refers to them,
+so a process that is killed leaves no entry that looks complete but is not.
 """
 
 import json

@@ -225,10 +225,10 @@ class TransferDataModule(pl.LightningDataModule):
         return self._evaluation("test", (*self.evaluated_roles, *(("shifted",) if self.shifted else ())))
 
     def _evaluation(self, split: str, roles: tuple[str, ...]) -> CombinedLoader:
-        place = self._rank_and_world()
+        rank_and_world = self._rank_and_world()
         loaders = {
             role: self._loader(
-                self.dataset(role, split), OrderedBatches(self._all[role].sizes()[split], EVAL_BATCH, *place)
+                self.dataset(role, split), OrderedBatches(self._all[role].sizes()[split], EVAL_BATCH, *rank_and_world)
             )
             for role in roles
         }

@@ -73,7 +73,7 @@ class TransferModel(nn.Module):
         self.regroup(self.backbone_stages)
 
     def regroup(self, stages: list[Stage]) -> None:
-        """Replaces the stages of the backbone by others that together own the same, for a strategy that needs finer ones."""
+        """Replaces the stages of the backbone by finer ones that together own the same tensors."""
         source = self.source_statistics
         self.backbone_stages = stages if source is None else _with_source_parameters(source, stages)
         self._spans = _spans(self.stages)

@@ -20,7 +20,7 @@ class DomainWeights:
 
     Attributes:
         alpha: finite and >= 0, or infinity, which means the source alone.
-        form: `sum` gives (1, alpha), the letter of the formula; `convex` gives (1, alpha) / (1 + alpha), the same argmin
+        form: `sum` gives (1, alpha), the formula itself; `convex` gives (1, alpha) / (1 + alpha), the same argmin
             without alpha scaling the learning rate of plain SGD.
 
     Raises:

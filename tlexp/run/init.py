@@ -34,7 +34,7 @@ def read_init(config: Config) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def checkpoint_path(config: Config) -> Path:
-    """Returns the file that `init` refers to: a path, the best checkpoint of an MLflow run, or what an MLflow URI names.
+    """Returns the file that `init` refers to: a path, the best checkpoint of an MLflow run, or an MLflow URI.
 
     Raises:
         UsageError: where it is none of them.

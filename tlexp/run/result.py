@@ -69,7 +69,7 @@ def record_result(
     history: list[dict[str, Any]],
     folder: Path,
 ) -> None:
-    """Adds the test, the figures and, where asked for, the checkpoint to the MLflow run; figures go to the folder too."""
+    """Adds the test, the figures and, if wanted, the checkpoint to the MLflow run; figures go to the folder too."""
     epoch = result["best_epoch"]
     mlflow_run.log_metrics(run_folder.summary_metrics(result), step=epoch)
     mlflow_run.set_tags({f"split.{role}": key for role, key in result["split_hashes"].items()})

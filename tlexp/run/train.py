@@ -21,8 +21,8 @@ from tlexp.run.resources import ResourceMeter
 from tlexp.run.result import collect_result, record_result, save_figure
 from tlexp.run.resume import LastCheckpoint, find_interrupted
 from tlexp.run.trainer import apply_model_options, make_trainer, quiet
-from tlexp.tracking.run_logger import RunLogger
 from tlexp.tracking.mlflow_run import MLflowRun
+from tlexp.tracking.run_logger import RunLogger
 from tlexp.training.setup import RunComponents
 
 
@@ -64,11 +64,11 @@ def train(config: Config, folder: Path, mlflow_run: MLflowRun, output: Output) -
         if interrupted:
             task.use_lr(interrupted.lr)
         elif config.lr_find:
-            found = find_lr(task, data, trainer, output.report)
-            task.use_lr(found.lr)
+            test = find_lr(task, data, trainer, output.report)
+            task.use_lr(test.lr)
             for term in task.all_terms():
                 term.check(task.build_optimizer())
-            save_figure(figures.lr_curve(found.rates, found.losses, found.lr), "lr_find.png", folder, mlflow_run)
+            save_figure(figures.lr_curve(test.rates, test.losses, test.lr), "lr_find.png", folder, mlflow_run)
         if interrupted and interrupted.stopped:
             trainer.fit_loop.max_epochs = interrupted.epoch
         trainer.fit(task, datamodule=data, ckpt_path=interrupted and interrupted.file)

@@ -20,9 +20,9 @@ from tlexp.strategies.heads_only import HeadsOnly
 class ClosedProbe(HeadsOnly):
     """Solves the target's head on features without augmentation, by L-BFGS for each of `steps` penalties.
 
-    The penalty with the smallest loss on the validation split is solved to convergence (Kumar et al. 2022 try 100). With
-    one head the source's examples count too, their mean weighted by alpha. One epoch at learning rate 0 then evaluates
-    the head like that of every other run, without changing it.
+    The penalty with the smallest loss on the validation split is solved to convergence (Kumar et al. 2022 try 100).
+    With one head the source's examples count too, their mean weighted by alpha. One epoch at learning rate 0 then
+    evaluates the head like that of every other run, without changing it.
 
     Args:
         name: the option's name.
@@ -31,8 +31,8 @@ class ClosedProbe(HeadsOnly):
         steps: number of values of C, evenly spaced between them on a log scale.
 
     Raises:
-        UsageError: for values outside their ranges; in `prepare` for a head that is not one linear layer; in `check` for
-            label smoothing, mixed images, balanced batches and terms, which this solver does not support.
+        UsageError: for values outside their ranges; in `prepare` for a head that is not one linear layer; in `check`
+            for label smoothing, mixed images, balanced batches and terms, which this solver does not support.
     """
 
     c: Tensor

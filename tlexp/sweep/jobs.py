@@ -55,9 +55,8 @@ class JobRunner:
             jobs.setdefault(point.key, point)
         waiting = [job for job in jobs.values() if not self.take_result(job)]
         validate_jobs(waiting)
-        echo(
-            f"{len(points)} grid points, {len(jobs)} unique jobs: {len(jobs) - len(waiting)} done, {len(waiting)} to run"
-        )
+        done = len(jobs) - len(waiting)
+        echo(f"{len(points)} grid points, {len(jobs)} unique jobs: {done} done, {len(waiting)} to run")
         size = self._chunk_size(len(waiting))
         for start in range(0, len(waiting), size):
             self._launch(waiting[start : start + size], start, len(waiting))

@@ -27,8 +27,8 @@ class Search:
     """Proposes trials: values of every axis, each run for all repetitions.
 
     Replicate axes (seeds, draws) are not searched: a trial's value is the mean over them of the best validation value
-    of each job, that of the checkpoint it kept. A trial with a job that diverged has failed; where a job fails for another
-    reason, or is stopped, the study learns nothing, so that the next start repeats the trial.
+    of each job, that of the checkpoint it kept. A trial with a job that diverged has failed; where a job fails for
+    another reason, or is stopped, the study learns nothing, so that the next start repeats the trial.
 
     Raises:
         UsageError: where there is no axis to search.

@@ -23,7 +23,7 @@ class DomainOutput(NamedTuple):
         labels: (batch,), or proportions (batch, classes) where images were mixed; -1 where they are unknown.
         features: (batch, num_features).
         logits: (batch, classes).
-        ddp_scale: the factor with which the average over processes of `ddp_scale * mean` is the mean of the whole batch.
+        ddp_scale: the factor with which the average over processes of `ddp_scale * mean` is the mean of a whole batch.
         second_view: another augmented view of the inputs, for terms that ask for two.
     """
 

@@ -16,7 +16,7 @@ from tlexp.terms.base import Frozen, StepContext, Term, full_precision, mean, wo
 class BiTuning(Term):
     """Two contrastive losses over queues of each class (Zhong et al. 2020).
 
-    A key network, a moving average of the trained one and its projector, sees a second view of each picture. `L_z`: the
+    A key network, a moving average of the trained one and its projector, sees a second view of each image. `L_z`: the
     projected example against its own key and all queued keys; those of its class are positives. `L_y`: the same around
     the classifier's row of the class, [w; b] normalised and without gradient, against [features; 1] normalised. Each is
     the mean over the positives of -log softmax(similarity / T).
