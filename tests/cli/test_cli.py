@@ -101,6 +101,15 @@ def test_a_mistake_is_one_line_on_stderr_and_a_code(tmp_path, arguments, line):
     assert only.startswith(line)
 
 
+def test_training_that_diverges_is_one_line_and_a_code_of_its_own(tmp_path):
+    done = forked(*RUN, "lr=1e30", "optimizer=sgd", "strategy=full_transfer", cwd=tmp_path)
+    assert done.returncode == 3
+    assert "Traceback" not in done.stderr
+    line = done.stderr.strip().splitlines()[-1]
+    assert line == "tlexp: training diverged (NaN or inf): the best val/target/nll is nan; lower lr=1e+30"
+    assert [run.info.status for run in runs_in(tmp_path)] == ["FAILED"]
+
+
 def test_any_argument_of_the_trainer_may_be_given(tmp_path):
     done = forked(*RUN, "tracking=none", "trainer.limit_train_batches=1", "trainer.max_steps=1", cwd=tmp_path)
     assert done.returncode == 0, done.stderr

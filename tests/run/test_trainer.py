@@ -1,11 +1,14 @@
 """Compilation, memory layout and half precision change how a run computes, not what its checkpoints are."""
 
+import pandas as pd
 import pytest
 import torch
 
 from tests.helpers import BACKBONES, compose, each_once, fit
+from tlexp import run_folder
+from tlexp.errors import UsageError
 from tlexp.run.build import build
-from tlexp.run.trainer import apply_model_options
+from tlexp.run.trainer import apply_model_options, make_trainer
 
 FEW = ("data.target.classes=[0,1,2]", "data.source.classes=[0,1,2]", "data.test_fraction=0.9", "batch_size=5")
 JOINT = ("init=random", "alpha=0.5", "epochs=2", "lr=0.001", *FEW)
@@ -73,3 +76,25 @@ def test_what_a_cluster_says_of_its_tasks_does_not_matter_to_one_process(run_job
     for name, value in (("SLURM_NTASKS", "2"), ("SLURM_JOB_NAME", "x"), ("SLURM_JOB_ID", "1"), ("SLURM_PROCID", "1")):
         monkeypatch.setenv(name, value)
     assert run_job("init=random", "epochs=1")["epochs_run"] == 1
+
+
+def test_a_logger_of_the_users_gets_every_metric_of_the_history(run_job, tmp_path):
+    """Lightning's own CSV logger, which writes to the run's folder."""
+    result = run_job(*JOINT, "+trainer.logger={_target_: pytorch_lightning.loggers.CSVLogger, name: mine}")
+    (file,) = result["folder"].rglob("metrics.csv")
+    rows = pd.read_csv(file).groupby("epoch").first().dropna(subset="val/target/nll")  # the test is in a row of its own
+    history = run_folder.read_history(result["folder"])
+    assert len(rows) == len(history) == 2
+    for row in history:
+        for name in ("train/target/loss", "train/source/accuracy", "val/target/nll", "val/source/ece"):
+            assert rows[name][row["epoch"]] == pytest.approx(row[name], abs=1e-6)
+
+
+def test_loggers_do_not_change_the_hash():
+    assert compose("+trainer.logger={_target_: pytorch_lightning.loggers.CSVLogger}").hash == compose().hash
+
+
+def test_a_logger_that_cannot_be_built_is_one_line(tmp_path):
+    config = compose(*JOINT, "+trainer.logger={_target_: pytorch_lightning.loggers.NoLogger}")
+    with pytest.raises(UsageError, match=r"trainer.logger: cannot build pytorch_lightning\.loggers\.NoLogger"):
+        make_trainer(config, tmp_path, [], [])

@@ -245,6 +245,23 @@ def test_a_run_that_lives_or_is_elsewhere_is_left_alone(tmp_path, open_folder):
     assert ends[elsewhere.info.run_id] == "RUNNING"
 
 
+def test_a_run_whose_process_died_before_its_folder_knew_it_is_taken_up(tmp_path, open_folder):
+    config = config_in(tmp_path)
+    with track_run(config, open_folder) as run:
+        pass
+    client = MlflowClient(config.tracking.uri)
+    client.set_terminated(run.run_id, "KILLED")
+    (open_folder / "mlflow_run_id.txt").unlink()
+    with track_run(config, open_folder) as again:
+        again.log_metrics({"x": 1.0}, step=0)
+    assert again.run_id == run.run_id
+    assert [run.info.status for run in runs(config)] == ["FINISHED"]
+    (open_folder / "mlflow_run_id.txt").unlink()
+    with track_run(config, open_folder) as new:
+        pass
+    assert new.run_id != run.run_id, "one with a result is left alone"
+
+
 def test_a_run_that_was_complete_is_closed_as_finished(tmp_path, open_folder):
     """Killed between its result and its closing."""
     config = config_in(tmp_path)

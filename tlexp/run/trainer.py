@@ -44,14 +44,16 @@ def make_trainer(
     Raises:
         UsageError: for options that Lightning refuses.
     """
-    options = {key: _build(value) for key, value in config.trainer.items() if key not in MODEL_OPTIONS}
+    trainer = {key: value for key, value in config.trainer.items() if key not in MODEL_OPTIONS}
+    user_loggers = _user_loggers(trainer.pop("logger", None), folder)
+    options = {key: _build(value) for key, value in trainer.items()}
     ranks = count_ranks(options)
     if ranks > 1 and options.get("strategy", "auto") in ("auto", "ddp"):
         options["strategy"] = _ddp(has_phases)
     if ranks == 1:
         # A cluster's shell may say that there are more tasks: Lightning would wait for them, or refuse.
         options.setdefault("plugins", []).append(LightningEnvironment())
-    options["logger"] = [*loggers, *_user_loggers(options.pop("logger", None), folder)] or False
+    options["logger"] = [*loggers, *user_loggers] or False
     options["enable_progress_bar"] = any(isinstance(callback, ProgressBar) for callback in callbacks)
     fixed: dict[str, Any] = {"num_sanity_val_steps": 0, "use_distributed_sampler": False, "enable_model_summary": False}
     own_callbacks = [SameConfig(config.hash), *callbacks]
@@ -69,10 +71,14 @@ def _build(value: Any) -> Any:
 
 
 def _user_loggers(option: Any, folder: Path) -> list[Logger]:
-    """Returns the loggers that `trainer.logger` adds: an object, a list of them, or true for a CSV file."""
+    """Returns the loggers of `trainer.logger`: one, a list of them, or true for a CSV file.
+
+    They write to the run's folder unless `save_dir` is given.
+    """
     if option is True:
         return [CSVLogger(folder, name="")]
-    return option if isinstance(option, list) else [option] if option else []
+    nodes = option if isinstance(option, list) else [option] if option else []
+    return [build("trainer.logger", {**node, "save_dir": node.get("save_dir", str(folder))}) for node in nodes]
 
 
 def _ddp(find_unused_parameters: bool) -> DDPStrategy:

@@ -14,7 +14,15 @@ from tlexp import run_folder
 from tlexp.config.schema import Config, redact_uri
 from tlexp.errors import UsageError
 from tlexp.signals import Stopped
-from tlexp.tracking.client import PARENT, artifact_root, connect, experiment_id, lock_file, write_ahead
+from tlexp.tracking.client import (
+    PARENT,
+    artifact_root,
+    connect,
+    experiment_id,
+    lock_file,
+    search_all_runs,
+    write_ahead,
+)
 from tlexp.tracking.mlflow_run import MLflowRun, best_effort, first_line
 from tlexp.tracking.orphans import close_orphans
 
@@ -79,15 +87,21 @@ def _store_failure(uri: str | None, error: Exception) -> UsageError:
 def _open(config: Config, folder: Path) -> MLflowRun:
     """Creates the run with its parameters and tags, or reopens the one that the folder had."""
     client, experiment = open_store(config)
-    previous = run_folder.read_mlflow_run_id(folder, config.hash)
+    previous = run_folder.read_mlflow_run_id(folder, config.hash) or _unclaimed_run(client, experiment, config, folder)
     if previous is not None and reopen_run(client, previous, config.tracking.parent):
         run_id = previous
     else:
         run_id = create_run(client, experiment, config, folder)
-        # At once: a kill before would leave a run that no folder knows.
-        run_folder.write_mlflow_run_id(folder, run_id, config.hash)
+    run_folder.write_mlflow_run_id(folder, run_id, config.hash)
     log_config(client, run_id, config, folder)
     return MLflowRun(client, run_id)
+
+
+def _unclaimed_run(client: "MlflowClient", experiment: str, config: Config, folder: Path) -> str | None:
+    """Returns a run without content that a process created for this folder, and was killed before it wrote its id."""
+    matches = search_all_runs(client, experiment, f"tags.config_hash = '{config.hash}'")
+    own = [run for run in matches if run.data.tags.get("folder") == str(folder) and run.info.status != "FINISHED"]
+    return next((str(run.info.run_id) for run in own if not run.data.metrics), None)
 
 
 def create_run(client: "MlflowClient", experiment: str, config: Config, folder: Path) -> str:
