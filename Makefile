@@ -17,7 +17,7 @@ QUICK := tests/test_architecture.py tests/objective tests/compare/test_statistic
 	tests/backbones/test_contracts.py tests/backbones/test_weights.py tests/terms/test_values.py tests/training \
 	tests/run/test_alpha_zero.py tests/sweep/test_points.py
 
-quick: $(READY)  ## About a minute of the tests, from every room.
+quick: $(READY)  ## About a minute of the tests, from every package.
 	$(BIN)/python -m pytest -n 2 -q $(QUICK)
 
 test-lowest: $(LOWEST)/.ready  ## Run all tests with the lowest versions that pyproject.toml allows.

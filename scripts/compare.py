@@ -54,7 +54,8 @@ def main() -> None:
     try:
         compare(options)
     except UsageError as error:
-        sys.exit(f"compare: {error}")
+        print(f"compare: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
 
 
 def compare(options: argparse.Namespace) -> None:

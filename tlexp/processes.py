@@ -37,10 +37,10 @@ def count_ranks(trainer: dict[str, Any]) -> int:
     """Returns how many processes `trainer.devices` asks for on this machine.
 
     Raises:
-        UsageError: for devices that are neither a number, a list nor auto.
+        UsageError: for devices that are neither a number above 0, a list nor auto.
     """
     devices = trainer.get("devices", 1)
-    if isinstance(devices, list):
+    if isinstance(devices, list) and devices:
         return len(devices)
     if devices in ("auto", -1, "-1"):
         if trainer.get("accelerator") not in ("gpu", "cuda", "auto"):
@@ -49,9 +49,12 @@ def count_ranks(trainer: dict[str, Any]) -> int:
 
         return torch.cuda.device_count() if torch.cuda.is_available() else 1
     try:
-        return int(devices)
+        count = int(devices)
     except (TypeError, ValueError):
-        raise UsageError(f"trainer.devices={devices}: give a number, a list of devices, or auto") from None
+        count = 0
+    if count < 1:
+        raise UsageError(f"trainer.devices={devices}: give a number above 0, a list of devices, or auto")
+    return count
 
 
 def without_rank_variables() -> dict[str, str]:

@@ -5,6 +5,7 @@ folder for as long as the process lives; the operating system frees it with the 
 """
 
 import json
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -30,7 +31,7 @@ KEY_LENGTH = 12  # of the key that the name of a job's folder ends with
 
 def write_atomically(path: Path, text: str) -> None:
     """Writes a file in one piece: a kill leaves the old content or the new one."""
-    temporary = path.with_suffix(".tmp")
+    temporary = path.with_suffix(f".{os.getpid()}.tmp")
     temporary.write_text(text)
     temporary.replace(path)
 

@@ -65,8 +65,9 @@ def test_single_runs_are_compared_by_their_parameters(compare, tmp_path):
         (("--runs", "", "--axes", "lrr"), "compare: lrr: not every run has such a parameter"),
     ],
 )
-def test_a_mistake_is_one_line(compare, arguments, line):
+def test_a_mistake_is_one_line(compare, arguments, line, capsys):
     with pytest.raises(SystemExit) as end:
         compare(*arguments)
-    assert str(end.value.code).startswith(line)
-    assert "\n" not in str(end.value.code)
+    assert end.value.code == 2
+    (only,) = capsys.readouterr().err.strip().splitlines()
+    assert only.startswith(line)

@@ -72,7 +72,7 @@ WRONG = [
     (("strategy=shared_representation", "head=two", "alpha=0.5"), "or objective.allow_inert_alpha=true"),
     (("trainer.speed=3",), "trainer.speed: Lightning's Trainer has no such argument"),
     (("trainer.callbacks=[]",), "trainer.callbacks: Lightning's Trainer has no such argument, or tlexp sets it itself"),
-    (("trainer.devices=many",), "trainer.devices=many: give a number"),
+    (("trainer.devices=many",), "trainer.devices=many: give a number above 0"),
     (("trainer=ddp", "batch_size=1"), "the smallest batch of the target has 1 examples for 2 processes"),
     (("trainer.devices=11",), "the target has only 10 val examples, one for each process at least"),
     (("trainer.accelerator=warp",), "trainer: Lightning refuses its options"),

@@ -253,6 +253,7 @@ def test_processes_are_counted_from_devices(trainer, count):
     assert count_ranks(trainer) == count
 
 
-def test_devices_that_are_no_number_are_named():
-    with pytest.raises(UsageError, match=r"trainer\.devices=all"):
-        count_ranks({"devices": "all"})
+@pytest.mark.parametrize("devices", ["all", 0, -2, []])
+def test_devices_that_cannot_be_counted_are_named(devices):
+    with pytest.raises(UsageError, match=r"trainer\.devices=.*: give a number above 0, a list of devices, or auto"):
+        count_ranks({"devices": devices})

@@ -113,6 +113,19 @@ def test_another_store_gets_every_epoch_and_the_same_one_no_error(tmp_path, monk
     assert sorted(steps) == [0, 1, 2, 3]
 
 
+def test_a_run_resumes_with_other_options_that_do_not_change_its_result(tmp_path, monkeypatch):
+    """MLflow refuses to change a parameter of a run; the run keeps those it started with."""
+    with monkeypatch.context() as patch:
+        stopped_after(2, patch)
+        with pytest.raises(RuntimeError):
+            run_config(tracked(tmp_path, "a"), tmp_path / "run")
+    store = f"tracking.uri=sqlite:///{tmp_path}/a.db"
+    other = compose(*RESUMABLE, "tracking=mlflow", store, "workers=1", "checkpoint_minutes=9", root=tmp_path)
+    run_config(other, tmp_path / "run")
+    _, run = only_run(tmp_path, "a")
+    assert (run.info.status, run.data.params["checkpoint_minutes"]) == ("FINISHED", "0.0")
+
+
 def test_a_run_stopped_between_its_result_and_its_record_is_closed(tmp_path):
     config = tracked(tmp_path, "a")
     run_config(config, tmp_path / "run")
@@ -158,7 +171,7 @@ def test_a_complete_run_is_not_repeated(tmp_path, capsys):
     score = run_config(config, tmp_path / "run")
     before = (tmp_path / "run/best.ckpt").stat().st_mtime_ns
     assert run_config(config, tmp_path / "run") == score
-    assert "is complete already" in capsys.readouterr().out
+    assert "already complete" in capsys.readouterr().out
     assert (tmp_path / "run/best.ckpt").stat().st_mtime_ns == before
 
 

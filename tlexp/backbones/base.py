@@ -145,9 +145,9 @@ class Stage:
         )
 
     def split(self, chosen: Collection[str], suffix: str) -> list["Stage"]:
-        """Returns two stages: the parameters that are not chosen, and `name/suffix` with those that are.
+        """Returns two stages: the parameters that are not selected, and `name/suffix` with those that are.
 
-        The second also takes buffers and modules, so that it sets the mode; where nothing is chosen, the stage is
+        The second also takes buffers and modules, so that it sets the mode; where nothing is selected, the stage is
         returned unchanged.
         """
         selected = tuple(name for name in self.parameters if name in chosen)

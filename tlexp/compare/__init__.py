@@ -1,1 +1,1 @@
-"""What a set of runs says: statistics over paired repetitions, as tables, figures and one page."""
+"""Analysis of a set of runs: statistics over paired repetitions, as tables, figures and one page."""

@@ -58,7 +58,7 @@ def _draw_interval(axes: Axes, height: int, row: MethodResult, results: SweepRes
 
 
 def _metric_label(results: SweepResults) -> str:
-    """Returns the reported metric as an axis says it."""
+    """Returns the axis label of the reported metric."""
     _, role, name = results.metric.split("/")
     return f"{role} test {name.replace('_', ' ')}" + (", %" if results.scale != 1 else "")
 

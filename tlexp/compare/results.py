@@ -161,7 +161,7 @@ class SweepResults:
 
     @cached_property
     def by_method(self) -> dict[tuple[Values, Values], list[ConfigResult]]:
-        """The configurations of each method on each problem, among which validation chooses."""
+        """The configurations of each method on each problem, among which validation selects."""
         groups: dict[tuple[Values, Values], list[ConfigResult]] = {}
         for config in self.configs:
             groups.setdefault((config.problem, config.method), []).append(config)
@@ -170,7 +170,7 @@ class SweepResults:
     def select(self, configs: Sequence[ConfigResult]) -> ConfigResult:
         """Returns the configuration with the best mean validation value among those with the most repetitions.
 
-        Test values play no part (Gulrajani and Lopez-Paz 2021: the rule of selection moves results more than the method
+        Test values play no part (Gulrajani and Lopez-Paz 2021: the selection rule affects results more than the method
         does). Of equal ones the first of the grid is taken.
         """
         most = max(len(config.frame) for config in configs)

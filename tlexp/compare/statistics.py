@@ -32,15 +32,13 @@ class PairedDifference:
         interval: mean of the differences with its 95 % t interval.
         p: two-sided p-value of the paired t-test; NaN where the differences do not vary.
         d_z: effect size, mean over standard deviation of the differences.
-        wins: number of repetitions on which a is above b.
         values: the differences.
     """
 
     interval: Interval
     p: float
     d_z: float
-    wins: int
-    values: tuple[float, ...] = ()
+    values: tuple[float, ...]
 
 
 def mean_interval(values: Sequence[float]) -> Interval:
@@ -66,7 +64,7 @@ def paired_difference(a: Sequence[float], b: Sequence[float]) -> PairedDifferenc
     p = float(stats.ttest_1samp(differences, 0.0).pvalue) if varies else float("nan")
     d_z = float(differences.mean() / sd) if varies else float("nan")
     values = tuple(differences.tolist())
-    return PairedDifference(mean_interval(values), p, d_z, int((differences > 0).sum()), values)
+    return PairedDifference(mean_interval(values), p, d_z, values)
 
 
 def wilcoxon(differences: Sequence[float]) -> tuple[float, float]:

@@ -57,13 +57,13 @@ class DataConfig:
     target: dict[str, Any] = MISSING
     source: dict[str, Any] | None = None
     shifted: dict[str, Any] | None = None  # the target's classes under other conditions: tested, nothing else
-    shots: int | None = None  # labels a class
+    shots: int | None = None  # labels per class
     fraction: float | None = None  # of the labels outside the test split
-    draw: int = 0  # which labels the budget buys
+    draw: int = 0  # index of the label draw
     val: str = "in_budget"  # in_budget: a fifth of the budget; large: all the rest allows, optimistic
     test_fraction: float = 0.4
     sampling: str = "shuffled"  # shuffled: each example once an epoch; balanced: each class equally often
-    unlabelled: bool = False  # terms without need of labels see all that neither validates nor tests
+    unlabelled: bool = False  # label-free terms use all target examples outside validation and test
 
     def __post_init__(self) -> None:
         _one_of("data.val", self.val, ("in_budget", "large"))
@@ -146,7 +146,7 @@ class TrackingConfig:
 
 @dataclass
 class SweepConfig:
-    """How a multirun goes on, and what its comparison compares; `conf/config.yaml` says more."""
+    """How a multirun runs, and what its comparison compares; see `conf/config.yaml`."""
 
     name: str | None = None
     out: str = MISSING
@@ -160,7 +160,7 @@ class SweepConfig:
 
     def __post_init__(self) -> None:
         _positive(sweep__trials=self.trials)
-        remedy = "a job has no say in whether it is worth its time; leave it null, and use patience= or fewer epochs="
+        remedy = "trials are not pruned; leave it null, and use patience= or fewer epochs="
         _require(self.pruner is None, "sweep.pruner", self.pruner, remedy)
         _one_of("sweep.metric", self.metric, TEST_METRICS)
         ok = self.baseline is None or "=" in self.baseline

@@ -59,7 +59,7 @@ def learning_curves(history: list[dict[str, Any]], best_epoch: int) -> Figure:
 
 
 def lr_curve(rates: NDArray[np.float64], losses: NDArray[np.float64], lr: float) -> Figure:
-    """Plots the smoothed losses (n,) at growing learning rates (n,), and the rate that was chosen."""
+    """Plots the smoothed losses (n,) at growing learning rates (n,), and the selected rate."""
     figure = Figure(figsize=(5, 3.6), layout="constrained")
     axes = figure.subplots()
     axes.plot(rates, losses, color="#0072B2")

@@ -159,7 +159,7 @@ def print_result(
         after, change = metrics["test/source/accuracy"], -metrics["forgetting"]
         console.print(f"source test accuracy {after:.4f}, {change:+.4f} since its own training")
     for name, value in components.task.strategy.selected().items():
-        console.print(f"chosen by validation: {name} = {value:g}")
+        console.print(f"selected by validation: {name} = {value:g}")
     uri = redact_uri(config.tracking.uri)
     lines = [f"weights: {components.start.weights}", f"folder: {folder}"]
     if uri is not None:

@@ -1,4 +1,4 @@
-"""What `init=` says: weights at random, from the source's own run, published, or from a checkpoint."""
+"""Resolves `init=`: random weights, those of the source's run, published ones, or a checkpoint."""
 
 import re
 from collections.abc import Collection
@@ -58,13 +58,13 @@ def checkpoint_path(config: Config) -> Path:
 def load_weights(
     config: Config, backbone: Any, state: dict[str, Tensor], metadata: dict[str, Any]
 ) -> tuple[LoadedWeights, nn.Module | None]:
-    """Loads the backbone's weights as `init` says.
+    """Loads the backbone's weights according to `init`.
 
     Args:
         config: the run's configuration.
         backbone: what is changed.
         state: the tensors of the checkpoint that `init` refers to, if it is one.
-        metadata: what the checkpoint says about itself.
+        metadata: of the checkpoint.
 
     Returns:
         What was loaded, and the output layer that came with it, if one did.

@@ -49,10 +49,11 @@ def run_ranks(folder: Path, count: int, run_id: str, uri: str | None) -> None:
             content = json.loads(failure.read_text())
             failure.unlink()
             raise EXPECTED_ERRORS[content["error"]](content["message"])
-        raise RuntimeError(f"a process of this job failed (exit code {code}); its own message stands above")
+        raise RuntimeError(f"a process of this job failed (exit code {code}); see its error message above")
 
 
 def report_failure(folder: Path, error: UsageError | TrainingDivergedError) -> None:
-    """Tells the process that started the ranks what went wrong."""
-    content = {"error": type(error).__name__, "message": str(error)}
+    """Tells the process that started the ranks what went wrong; of several ranks that fail the last one is heard."""
+    kind = TrainingDivergedError if isinstance(error, TrainingDivergedError) else UsageError
+    content = {"error": kind.__name__, "message": str(error)}
     run_folder.write_atomically(folder / run_folder.RANK_FAILURE, json.dumps(content))

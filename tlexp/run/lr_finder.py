@@ -86,7 +86,7 @@ def find_lr(task: TransferTask, data: TransferDataModule, trainer: pl.Trainer, c
 
 def _suggest(rates: np.ndarray, losses: list[float]) -> float:
     if not losses or (index := int(np.argmin(losses))) == 0:
-        raise UsageError(f"lr_find=true: between {LOW:g} and {HIGH:g} the loss falls at no rate; give lr= yourself")
+        raise UsageError(f"lr_find=true: the loss decreases at no rate between {LOW:g} and {HIGH:g}; set lr= yourself")
     return float(SAFETY * rates[index])
 
 

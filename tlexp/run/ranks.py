@@ -42,8 +42,7 @@ def rank(folder: Path, run_id: str) -> None:
         with stop_signals():
             train(config, folder, attach_run(config, run_id), Output.to_screen())
     except (UsageError, TrainingDivergedError) as error:
-        if os.environ["RANK"] == "0":
-            report_failure(folder, error)
+        report_failure(folder, error)
         sys.exit(error.exit_code)
 
 

@@ -78,7 +78,15 @@ def _user_loggers(option: Any, folder: Path) -> list[Logger]:
     if option is True:
         return [CSVLogger(folder, name="")]
     nodes = option if isinstance(option, list) else [option] if option else []
-    return [build("trainer.logger", {**node, "save_dir": node.get("save_dir", str(folder))}) for node in nodes]
+    loggers = []
+    for node in nodes:
+        if not isinstance(node, dict) or "_target_" not in node:
+            remedy = "give true, or a _target_ such as {_target_: pytorch_lightning.loggers.TensorBoardLogger}"
+            raise UsageError(f"trainer.logger={node}: {remedy}")
+        logger = build("trainer.logger", {**node, "_partial_": True})
+        accepts_folder = "save_dir" in inspect.signature(logger.func).parameters and "save_dir" not in node
+        loggers.append(logger(**({"save_dir": folder} if accepts_folder else {})))
+    return loggers
 
 
 def _ddp(find_unused_parameters: bool) -> DDPStrategy:

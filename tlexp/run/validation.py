@@ -23,7 +23,7 @@ MODEL_OPTIONS = ("compile", "channels_last")
 
 
 def validate_trainer(config: Config) -> None:
-    """Checks that the Trainer knows its options and that they leave something to train and to choose by.
+    """Checks that the Trainer knows its options and that they leave something to train on and to select by.
 
     Raises:
         UsageError: for an argument that Lightning does not have, that tlexp sets itself, or that leaves nothing to do.
@@ -36,7 +36,9 @@ def validate_trainer(config: Config) -> None:
         raise UsageError(f"trainer.max_epochs={epochs}: schedule and strategy need a number above 0; use epochs=")
     for limit in ("limit_train_batches", "limit_val_batches", "limit_test_batches"):
         if config.trainer.get(limit) in (0, 0.0):
-            raise UsageError(f"trainer.{limit}=0: leaves nothing to train on, choose by or test; use a number above 0")
+            raise UsageError(
+                f"trainer.{limit}=0: leaves nothing to train on, validate on or test on; use a number above 0"
+            )
     if config.lr_find and count_ranks(config.trainer) > 1:
         remedy = "tries rates in one process; find one with trainer.devices=1, then give it as lr="
         raise UsageError(f"lr_find=true: {remedy}")

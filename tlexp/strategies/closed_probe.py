@@ -1,4 +1,4 @@
-"""The linear probe in closed form: logistic regression on features, its strength chosen by validation."""
+"""The linear probe in closed form: logistic regression on features, its strength selected by validation."""
 
 from collections.abc import Set
 from typing import Any
@@ -85,7 +85,7 @@ class ClosedProbe(HeadsOnly):
         model.heads["target"].load_state_dict(solver.at(float(self.c)).state_dict())
 
     def selected(self) -> dict[str, float]:
-        """Returns the inverse strength that was chosen."""
+        """Returns the selected inverse strength."""
         return {"c": float(self.c)}
 
 

@@ -1,4 +1,4 @@
-"""Discriminative rates: the lower a stage, the slower it moves."""
+"""Discriminative learning rates: lower stages train more slowly."""
 
 from collections.abc import Set
 
@@ -9,10 +9,10 @@ from tlexp.strategies.base import Strategy
 
 
 class LayerDecay(Strategy):
-    """Trains everything, the n-th stage below the head at `decay ** n` times the head's rate.
+    """Trains everything, the n-th stage below the head at `decay ** n` times the head's learning rate.
 
     Howard and Ruder (2018) divide the rate by 2.6 from stage to stage; for transformers 0.65 to 0.9 are common. With 1
-    it is full training, with 0 a linear probe: nothing but the heads moves.
+    it is full training, with 0 a linear probe: only the heads train.
 
     Args:
         name: the option's name.

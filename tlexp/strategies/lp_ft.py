@@ -10,8 +10,8 @@ from tlexp.strategies.finetune import Finetune
 class ProbeThenFinetune(Finetune):
     """Trains the heads alone for `probe_epochs`, then everything (Kumar et al. 2022).
 
-    A new head pulls at the representation in its first steps and bends it; one that has learned already does not. With
-    0 epochs of probing it is fine-tuning, with all of them a linear probe of all heads.
+    A randomly initialised head distorts pretrained features in its first steps; a trained one does not. With 0 epochs
+    of probing it is fine-tuning, with all of them a linear probe of all heads.
 
     Args:
         name: the option's name.

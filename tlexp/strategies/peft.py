@@ -1,4 +1,4 @@
-"""Adapters of the library peft: LoRA and its relatives, inside a backbone that stays as it is."""
+"""Adapters of the library peft: LoRA and its relatives, inside a frozen backbone."""
 
 import copy
 import json

@@ -25,8 +25,12 @@ from tlexp.tracking.sweeps import SweepRun, track_sweep
 class Proposer(Protocol):
     """Decides which grid points a sweep evaluates."""
 
-    def open(self, folder: Path, config: Config, concurrent: int) -> list[GridPoint]:
-        """Starts, or continues what `folder` holds; returns the grid points that an earlier command evaluated."""
+    def open(self, folder: Path, config: Config, concurrent: int) -> list[tuple[GridPoint, bool]]:
+        """Starts, or continues what `folder` holds.
+
+        Returns:
+            The grid points that an earlier command evaluated, each with whether its trial diverged.
+        """
 
     def propose(self) -> Iterator[list[GridPoint]]:
         """Yields batches of grid points; each is observed before the next is asked for."""
@@ -35,7 +39,7 @@ class Proposer(Protocol):
         """Learns how the jobs of the last batch ended."""
 
     def close(self, run: MLflowRun) -> None:
-        """Adds what it has to say to the sweep's run."""
+        """Logs its summary to the sweep's run."""
 
 
 class SweepDriver:
@@ -67,11 +71,19 @@ class SweepDriver:
         folder.mkdir(parents=True, exist_ok=True)
         with self._opened(config, folder) as sweep:
             runner = JobRunner(self._launcher, self._hydra, sweep, config.sweep.fail_fast)
-            points = proposer.open(folder, config, concurrent_jobs(self._hydra.launcher))
-            for point in points:
-                if not runner.take_result(point):
-                    runner.outcomes[point.key] = Outcome(error="diverged in an earlier run", diverged=True)
+            earlier = proposer.open(folder, config, concurrent_jobs(self._hydra.launcher))
+            points = [point for point, _ in earlier]
             self._write_manifest(config, folder, points, sweep)
+            lost = [(point, diverged) for point, diverged in earlier if not runner.take_result(point)]
+            runner.outcomes |= {
+                point.key: Outcome(error="diverged in an earlier run", diverged=True)
+                for point, diverged in lost
+                if diverged
+            }
+            if again := [
+                point for point, diverged in lost if not diverged
+            ]:  # whose folders are gone, or of old versions
+                runner.evaluate(again)
             for batch in proposer.propose():
                 points += batch
                 # Before any job: the family of tests is declared here, and a kill leaves what can be compared.

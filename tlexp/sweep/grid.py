@@ -15,7 +15,7 @@ class Grid:
     def __init__(self, composer: Composer) -> None:
         self._points = [composer.point(values) for values in combinations(composer.spec.axes)]
 
-    def open(self, folder: Path, config: Config, concurrent: int) -> list[GridPoint]:
+    def open(self, folder: Path, config: Config, concurrent: int) -> list[tuple[GridPoint, bool]]:
         """Returns nothing, since a grid has no memory: jobs that are done are known by their folders."""
         return []
 

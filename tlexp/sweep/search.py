@@ -1,7 +1,7 @@
 """A search: Optuna suggests values, validation scores a trial, and the study on disk makes it resumable."""
 
 from collections.abc import Iterator, Mapping
-from itertools import islice
+from itertools import accumulate, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,8 +44,8 @@ class Search:
         self._batch: dict[int, tuple[Trial | FrozenTrial, list[GridPoint]]] = {}
         self._exhausted = False
 
-    def open(self, folder: Path, config: Config, concurrent: int) -> list[GridPoint]:
-        """Opens the study of the sweep's folder; returns the grid points of the trials that have ended.
+    def open(self, folder: Path, config: Config, concurrent: int) -> list[tuple[GridPoint, bool]]:
+        """Opens the study of the sweep's folder; returns the grid points of its trials, and whether a trial diverged.
 
         Raises:
             UsageError: where Optuna is not installed, or the study has another search space.
@@ -58,7 +58,8 @@ class Search:
         self._config, self._concurrent = config, concurrent
         self._space = {axis.name: distribution(axis) for axis in self._searched}
         self._study = self._open_study(folder)
-        return [point for trial in self._ended_trials() for point in self._points(trial.params)]
+        ended = self._ended_trials()
+        return [(point, trial.state.name == "FAIL") for trial in ended for point in self._points(trial.params)]
 
     def _open_study(self, folder: Path) -> "Study":
         import optuna
@@ -113,9 +114,9 @@ class Search:
         if not complete:
             return
         better = max if self._study.direction.name == "MAXIMIZE" else min
-        values = [float(trial.value or 0.0) for trial in complete]
-        for index, trial in enumerate(complete):
-            run.log_metrics({"search/best_so_far": better(values[: index + 1])}, step=trial.number)
+        best_so_far = accumulate((float(trial.value or 0.0) for trial in complete), better)
+        for trial, value in zip(complete, best_so_far, strict=True):
+            run.log_metrics({"search/best_so_far": value}, step=trial.number)
         best = f"{self._study.best_trial.params}, {self._config.monitor} {self._study.best_value:.4f}"
         echo(f"best of {len(complete)} trials: {best}")
 

@@ -19,11 +19,12 @@ KINDS = ("direct", "reverse")
 class CoTuning(Term):
     """Cross-entropy of the old output layer's predictions with p(old class | new class) (You et al. 2020).
 
-    The relationship R (new classes, old classes) is measured once on training examples as they are, with the network in
-    eval mode. `direct`: the mean of the calibrated old predictions over the examples of each new class. `reverse`: a
-    multinomial logistic regression from old predictions to new classes, its strength chosen on the validation split, is
-    asked about each old class and turned round by Bayes' rule. Old predictions are calibrated by a temperature on the
-    source's validation split, where the run knows the source and its classes are those of the old output layer.
+    The relationship R (new classes, old classes) is measured once on training examples without augmentation, with the
+    network in eval mode. `direct`: the mean of the calibrated old predictions over the examples of each new class.
+    `reverse`: a multinomial logistic regression from old predictions to new classes, its strength selected on the
+    validation split, evaluated at each old class and inverted by Bayes' rule. Old predictions are calibrated by a
+    temperature on the source's validation split, where the run has the source and its classes are those of the old
+    output layer.
 
     Args:
         name: the option's name.

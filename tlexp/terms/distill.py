@@ -9,11 +9,12 @@ from tlexp.terms.base import Frozen, StepContext, Term, at_least_float32, copy_p
 
 
 class Distill(Term):
-    """Keeps what the network said, or saw, of the target's inputs before it was adapted (Li and Hoiem 2016).
+    """Preserves predictions or features of the target's inputs from before adaptation (Li and Hoiem 2016).
 
     `logits`: KL(teacher || student) of softmax(. / T), times T^2 so that the weight does not depend on T; the student
-    is the moving backbone under the old output layer, which moves too. `features`: the mean squared difference of the
-    features. The teacher is a frozen copy of the start in eval mode and sees the same view in the same step.
+    is the current backbone with the pretrained output layer, which trains too. `features`: the mean squared
+    difference of the features. The teacher is a frozen copy of the start in eval mode and sees the same view in the
+    same step.
 
     Args:
         name: the option's name.

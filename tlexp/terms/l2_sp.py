@@ -25,8 +25,8 @@ class L2SP(Term):
         parameters: `weights` or `all`.
 
     Raises:
-        UsageError: for a value outside its range; where nothing it pulls at moves; in `check`, where plain gradient
-            descent at this rate would overshoot the start further with each step.
+        UsageError: for a value outside its range; where none of the penalised parameters train; in `check`, where plain
+            gradient descent at this rate would overshoot the start further with each step.
     """
 
     roles = ()

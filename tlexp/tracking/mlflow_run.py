@@ -44,7 +44,7 @@ class MLflowRun:
                 self._pending = self._pending[METRICS_PER_CALL:]
         except Exception as error:  # training must not fail because of tracking, whatever is wrong with the store
             if not self._warned:
-                log.warning("MLflow takes no metrics (%s); they are kept and sent later", first_line(error))
+                log.warning("MLflow rejected metrics (%s); they are kept and sent later", first_line(error))
             self._warned = True
             self._retry_at = time.monotonic() + RETRY_SECONDS
 

@@ -56,7 +56,7 @@ def read_runs(
     """Returns single runs in the form of a sweep, each a grid point by its parameters.
 
     Raises:
-        UsageError: where none is finished, one lacks an axis, or they were chosen by different metrics.
+        UsageError: where none is finished, one lacks an axis, or they selected their checkpoints by different metrics.
     """
     finished = "attributes.status = 'FINISHED'" + (f" and {which}" if which else "")
     try:
@@ -73,9 +73,7 @@ def read_runs(
             raise UsageError(f"{axis}: not every run has such a parameter; remove it from --axes")
     monitors = {run.data.params["monitor"] for run in runs}
     if len(monitors) > 1:
-        raise UsageError(
-            f"{', '.join(sorted(monitors))}: these runs were chosen by different metrics; narrow the filter"
-        )
+        raise UsageError(f"{', '.join(sorted(monitors))}: runs that select by different metrics; narrow the filter")
     points = [
         {"key": run.info.run_id, "values": {axis: _as_override(run.data.params[name]) for axis, name in names.items()}}
         for run in runs

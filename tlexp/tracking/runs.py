@@ -42,6 +42,7 @@ def track_run(config: Config, folder: Path) -> Iterator[MLflowRun]:
     try:
         if config.tracking.backend == "mlflow":
             run = _open(config, folder)
+            log_config(run, config, folder)
         yield run
         run.log_artifact(folder / run_folder.METRICS)
     except BaseException as error:
@@ -80,7 +81,7 @@ def open_store(config: Config) -> tuple["MlflowClient", str]:
 
 
 def _store_failure(uri: str | None, error: Exception) -> UsageError:
-    remedy = "check it, or run with tracking=none and lose nothing but the tracking"
+    remedy = "check it, or run with tracking=none"
     return UsageError(f"tracking.uri={redact_uri(uri)}: MLflow's store fails ({first_line(error)}); {remedy}")
 
 
@@ -93,13 +94,15 @@ def _open(config: Config, folder: Path) -> MLflowRun:
     else:
         run_id = create_run(client, experiment, config, folder)
     run_folder.write_mlflow_run_id(folder, run_id, config.hash)
-    log_config(client, run_id, config, folder)
     return MLflowRun(client, run_id)
 
 
 def _unclaimed_run(client: "MlflowClient", experiment: str, config: Config, folder: Path) -> str | None:
     """Returns a run without content that a process created for this folder, and was killed before it wrote its id."""
-    matches = search_all_runs(client, experiment, f"tags.config_hash = '{config.hash}'")
+    try:
+        matches = search_all_runs(client, experiment, f"tags.config_hash = '{config.hash}'")
+    except Exception as error:  # each kind of store fails in its own way
+        raise _store_failure(config.tracking.uri, error) from error
     own = [run for run in matches if run.data.tags.get("folder") == str(folder) and run.info.status != "FINISHED"]
     return next((str(run.info.run_id) for run in own if not run.data.metrics), None)
 
@@ -117,15 +120,26 @@ def create_run(client: "MlflowClient", experiment: str, config: Config, folder: 
         raise _store_failure(config.tracking.uri, error) from error
 
 
-def log_config(client: "MlflowClient", run_id: str, config: Config, folder: Path) -> None:
-    """Logs the configuration as parameters and as a file; a second time changes nothing."""
+def log_config(run: MLflowRun, config: Config, folder: Path) -> None:
+    """Logs the configuration as parameters and as a file.
+
+    A reopened run keeps the parameters it has: MLflow refuses other values, and options such as `workers` may change.
+
+    Raises:
+        UsageError: for a store that fails.
+    """
     from mlflow.entities import Param
 
+    assert run.client is not None
     values = flatten(config.without("tracking", "recipe", "sweep"))
-    params = [Param(key, shorten(value)) for key, value in values.items()]
-    for start in range(0, len(params), PARAMS_PER_CALL):
-        client.log_batch(run_id, params=params[start : start + PARAMS_PER_CALL])
-    MLflowRun(client, run_id).log_artifact(folder / run_folder.CONFIG)
+    try:
+        known = run.client.get_run(run.run_id).data.params
+        params = [Param(key, shorten(value)) for key, value in values.items() if key not in known]
+        for start in range(0, len(params), PARAMS_PER_CALL):
+            run.client.log_batch(run.run_id, params=params[start : start + PARAMS_PER_CALL])
+    except Exception as error:  # each kind of store fails in its own way
+        raise _store_failure(config.tracking.uri, error) from error
+    run.log_artifact(folder / run_folder.CONFIG)
 
 
 def reopen_run(client: "MlflowClient", run_id: str, parent: str | None = None) -> bool:

@@ -137,8 +137,8 @@ def job_runs(client: "MlflowClient", experiment: str, sweep_id: str) -> list["Ru
 def _log_again(client: "MlflowClient", experiment: str, config: Config, folder: Path, result: Mapping[str, Any]) -> str:
     """Logs a complete run anew from the files in its folder; returns its id."""
     run_id = runs.create_run(client, experiment, config, folder)
-    runs.log_config(client, run_id, config, folder)
     run = MLflowRun(client, run_id)
+    runs.log_config(run, config, folder)
     for row in run_folder.read_history(folder):
         run.log_metrics({name: row[name] for name in row if name != "epoch"}, step=row["epoch"])
     summary = run_folder.summary_metrics(result)

@@ -53,7 +53,7 @@ class DuplicatePair:
 
     @property
     def leak(self) -> bool:
-        """Whether examples of the target's test split are trained on or chosen by."""
+        """Whether examples of the target's test split are used for training or selection."""
         return self.second == "target/test" != self.first or self.first == "target/test" != self.second
 
 
