@@ -161,6 +161,11 @@ def test_the_hash_depends_on_what_changes_the_result(tmp_path):
     )
 
 
+def test_options_of_the_trainer_are_in_the_hash_unless_they_only_report():
+    assert compose("trainer.gradient_clip_val=0.1").hash != compose().hash
+    assert compose("trainer.enable_progress_bar=true").hash == compose().hash
+
+
 def test_a_content_key_does_not_depend_on_the_order_of_keys():
     assert content_key({"a": 1, "b": {"c": 2, "d": 3}}) == content_key({"b": {"d": 3, "c": 2}, "a": 1})
 

@@ -3,26 +3,13 @@
 import numpy as np
 import pandas as pd
 import pytest
-from PIL import Image
 
-from tests.helpers import FILES, compose
+from tests.helpers import FILES, compose, tree
 from tlexp.data.readers.folder import image_folder
 from tlexp.data.readers.tables import text_table
 from tlexp.errors import UsageError
 from tlexp.run.build import build
 from tlexp.run.domains import read_domain
-
-
-def tree(folder, **counts):
-    """Makes `n` small images for each class, or for each split and class."""
-    for name, content in counts.items():
-        if isinstance(content, dict):
-            tree(folder / name, **content)
-        else:
-            (folder / name).mkdir(parents=True)
-            for index in range(content):
-                Image.new("RGB", (8, 8), (index, 0, 0)).save(folder / name / f"{index}.png")
-    return folder
 
 
 def test_a_folder_for_each_class(tmp_path):
