@@ -60,7 +60,7 @@ def test_stopping_early_changes_no_epoch_before(run_job):
     def history(run):
         return [json.loads(line) for line in (run["folder"] / "history.jsonl").read_text().splitlines()]
 
-    run = (*RUN, "epochs=12", "lr=0.05")
+    run = (*RUN, "epochs=12", "lr=0.05", "monitor=val/target/accuracy")
     straight, patient, early = run_job(*run), run_job(*run, "patience=100"), run_job(*run, "patience=1")
     assert not differing(best_weights(straight["folder"]), best_weights(patient["folder"]))
     assert history(straight) == history(patient)

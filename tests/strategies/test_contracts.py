@@ -10,6 +10,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from tests.helpers import (
     BACKBONES,
     STRATEGIES,
+    WHOLE,
     compose,
     differing,
     each_once,
@@ -22,7 +23,11 @@ from tests.helpers import (
 from tlexp.run.build import build
 
 # Each strategy on a network with BatchNorm and dropout and on another one; on all of them under TLEXP_WHOLE=1.
-PAIRS = sorted({*each_once(STRATEGIES, ("small_cnn_batchnorm",)), *each_once(STRATEGIES, [*BACKBONES])})
+LARGE = "torchvision_alexnet"  # 57 M parameters: by default with a strategy that trains few of them
+OTHERS = [*BACKBONES] if WHOLE else [name for name in BACKBONES if name != LARGE]
+PAIRS = sorted(
+    {*each_once(STRATEGIES, ("small_cnn_batchnorm",)), *each_once(STRATEGIES, OTHERS), ("linear_probe", LARGE)}
+)
 
 
 def config_of(strategy: str, backbone: str, *overrides: str) -> Any:
