@@ -6,8 +6,6 @@ The names of all environment variables by which our processes tell each other so
 import os
 from typing import Any
 
-from joblib import cpu_count
-
 from tlexp.errors import UsageError
 
 SWEEP_OWNER = "TLEXP_SWEEP_PROCESS"  # process id of the sweep's owner; a launcher's workers inherit it
@@ -23,6 +21,8 @@ def available_cores() -> int:
 
     Siblings are the ranks of its job and the jobs that a sweep runs beside it.
     """
+    from joblib import cpu_count  # which imports NumPy: not for every start
+
     ranks, jobs = (int(os.environ.get(name, "1")) for name in ("LOCAL_WORLD_SIZE", CONCURRENT_JOBS))
     cores: int = cpu_count()
     return max(1, cores // ranks // jobs)

@@ -35,6 +35,8 @@ from tlexp.run.run import run as run_config
 UNEVEN = ("data.target.classes=[0,1,2]", "data.test_fraction=0.039", "batch_size=5", "backbone.dropout=0")
 RUN = (*UNEVEN, "optimizer=sgd", "lr=0.05", "epochs=3", "init=random", "monitor=val/target/nll")
 DDP = "trainer=ddp"
+TWO_RANKS = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+TWO_RANKS += ["tests/run/train_ranks.py"]
 
 pytestmark = pytest.mark.slow
 
@@ -106,16 +108,8 @@ def both_ways(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path,
         run_config(compose(*run, root=base), one)
         two.mkdir()
         (two / "config.yaml").write_text(yaml.safe_dump(compose(*run, DDP, root=base).without()))
-    line = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc-per-node=2",
-        "tests/run/train_ranks.py",
-    ]
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
-    subprocess.run([*line, *(str(two) for _, two in folders.values())], cwd=ROOT, env=env, check=True)
+    subprocess.run([*TWO_RANKS, *(str(two) for _, two in folders.values())], cwd=ROOT, env=env, check=True)
     return folders
 
 
@@ -143,16 +137,8 @@ def test_terms_that_compare_examples_leave_all_processes_with_the_same_weights(t
     (tmp_path / "config.yaml").write_text(
         yaml.safe_dump(compose(*run, terms, "alpha=0.5", DDP, root=tmp_path).without())
     )
-    line = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc-per-node=2",
-        "tests/run/train_ranks.py",
-    ]
     env = {**os.environ, "PYTHONPATH": str(ROOT), "KEEP_RANKS": "1"}
-    subprocess.run([*line, str(tmp_path)], cwd=ROOT, env=env, check=True)
+    subprocess.run([*TWO_RANKS, str(tmp_path)], cwd=ROOT, env=env, check=True)
     first, second = (torch.load(tmp_path / f"rank{rank}.pt", weights_only=True) for rank in (0, 1))
     own = ("running_mean", "running_var", "num_batches")  # of the discriminators, which see their own part
     differ = {name for name in first if not torch.equal(first[name], second[name])}

@@ -52,7 +52,7 @@ def test_each_worker_has_a_gpu_of_its_own(workers, gpus, visible, expected, monk
 
 
 def test_cores_are_shared_with_the_jobs_beside(monkeypatch):
-    monkeypatch.setattr("tlexp.processes.cpu_count", lambda: 8)
+    monkeypatch.setattr("joblib.cpu_count", lambda: 8)
     monkeypatch.setenv(CONCURRENT_JOBS, "4")
     assert available_cores() == 2
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")

@@ -273,6 +273,16 @@ def test_a_search_that_is_killed_suggests_what_an_undisturbed_one_would(tmp_path
     assert "job 1 of" not in again.stdout
 
 
+def test_a_trial_whose_job_is_gone_runs_again_and_has_not_diverged(tmp_path):
+    search = (*RUN, "lr=interval(0.001,0.1)", "sweep.trials=1")
+    assert forked("-m", *search, cwd=tmp_path).returncode == 0
+    (folder,) = jobs(tmp_path).values()
+    shutil.rmtree(folder)
+    again = forked("-m", *search, cwd=tmp_path)
+    assert again.returncode == 0, again.stderr
+    assert list(jobs(tmp_path).values()) == [folder]
+
+
 def _trials(cwd: Path) -> list[tuple[Any, ...]]:
     import optuna
 
