@@ -6,6 +6,7 @@ Needs Chromium and its driver (`apt-get install chromium chromium-driver`) and t
 """
 
 import argparse
+import os
 import shutil
 import socket
 import subprocess
@@ -53,8 +54,10 @@ def mlflow_ui(folder: Path) -> Iterator[str]:
         port = free.getsockname()[1]
     line = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", f"sqlite:///{folder}/mlflow.db"]
     line += ["--artifacts-destination", str(folder / "mlartifacts"), "--port", str(port), "--workers", "1"]
+    # Without the processes of MLflow's own job queue, which start again and again and outlive the server.
+    env = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    server = subprocess.Popen(line, cwd=folder, **quiet)  # type: ignore[call-overload]
+    server = subprocess.Popen(line, cwd=folder, env=env, **quiet)  # type: ignore[call-overload]
     address = f"http://127.0.0.1:{port}"
     try:
         deadline = time.monotonic() + PATIENCE

@@ -36,10 +36,26 @@ def finished_sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with FileLock(f"{folder}.lock"):
         if not (folder / "done").exists():
             folder.mkdir(exist_ok=True)
-            done = forked("-m", *SWEEP_18, cwd=folder)
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr("tlexp.run.result.save_figure", without_figure)
+                done = forked("-m", *SWEEP_18, cwd=folder)
             assert done.returncode == 0, done.stderr
             (folder / "done").write_text(done.stdout)
     return folder
+
+
+def without_figure(*_: Any) -> None:
+    """Stands for `save_figure`."""
+
+
+@pytest.fixture(autouse=True)
+def without_figures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leaves out a run's two figures, half of the time of a short run, where the mark `figures` does not ask for them.
+
+    A fork inherits it; whole commands in processes of their own draw them.
+    """
+    if "figures" not in request.keywords:
+        monkeypatch.setattr("tlexp.run.result.save_figure", without_figure)
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """What tests share: composing configurations, fitting in this process, whole commands, and small data."""
 
 import atexit
+import gc
 import io
 import os
 import random
@@ -9,6 +10,7 @@ import struct
 import subprocess
 import sys
 import tempfile
+import traceback
 import warnings
 import zlib
 from collections.abc import Callable, Iterable, Sequence
@@ -296,6 +298,7 @@ def forked(
     """
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
         if (child := os.fork()) == 0:
+            gc.freeze()  # or collecting garbage would copy what this process has imported
             os.setsid()
             os.chdir(cwd)
             os.dup2(out.fileno(), 1)
@@ -320,6 +323,8 @@ def _become_command(argv: Iterable[str], main: Callable[[], object]) -> None:
         code = 0
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else int(end.code is not None)
+    except Exception:
+        traceback.print_exc()
     finally:
         sys.stdout.flush()
         sys.stderr.flush()

@@ -65,8 +65,8 @@ def interrupted_config(config: Config, folder: Path) -> Config:
         raise UsageError(f"resume={config.resume}: {remedy}")
     original = load_file(folder)
     if any(given.startswith("tracking.uri=") for given in HydraConfig.get().overrides.task):
-        original.tracking.uri = config.tracking.uri
-    elif "***" in (original.tracking.uri or ""):
+        return original.with_tracking_uri(config.tracking.uri)
+    if "***" in (original.tracking.uri or ""):
         raise UsageError(f"resume={config.resume}: the store's password was not saved; give tracking.uri= as well")
     return original
 

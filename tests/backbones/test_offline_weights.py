@@ -6,6 +6,7 @@ from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
+import numpy as np
 import pytest
 import skimage
 import torch
@@ -72,13 +73,15 @@ def test_photographs_are_recognised(lite0):
 def test_other_statistics_and_another_padding_are_clearly_worse(lite0):
     """On ants and bees, both classes of ImageNet: the right network, ImageNet's statistics, the wrong padding."""
     samples = image_folder(str(SHARED / "hymenoptera/val"))
-    wanted = torch.tensor([310 if samples.classes[label] == "ants" else 309 for label in samples.labels])
+    some = np.arange(0, len(samples.labels), 2)
+    inputs = samples.inputs.take(some)
+    wanted = torch.tensor([310 if samples.classes[label] == "ants" else 309 for label in samples.labels[some]])
     right = classifier(lite0)
     own = {"mean": (0.5,) * 3, "std": (0.5,) * 3}
     guesses = {
-        "right": right(samples.inputs),
-        "statistics": right(samples.inputs, **IMAGENET),
-        "padding": classifier(lite0, "efficientnet_lite0")(samples.inputs, **own),
+        "right": right(inputs),
+        "statistics": right(inputs, **IMAGENET),
+        "padding": classifier(lite0, "efficientnet_lite0")(inputs, **own),
     }
     share = {how: (rows.argmax(1) == wanted).float().mean().item() for how, rows in guesses.items()}
     assert share["right"] > 0.75

@@ -147,7 +147,8 @@ def test_a_rate_of_zero_is_zero_and_none_is_the_models_own():
 
 
 def test_a_model_may_have_a_size_of_its_own_that_its_patches_do_not_divide():
-    assert TimmBackbone("vit_so400m_patch14_siglip_384").input.size == 384
+    with torch.device("meta"):  # no smaller one is like that
+        assert TimmBackbone("vit_so400m_patch14_siglip_384").input.size == 384
     with pytest.raises(UsageError, match=r"backbone.name=resnet18.foo: timm cannot build it \(Invalid pretrained tag"):
         TimmBackbone("resnet18.foo")
 

@@ -59,8 +59,7 @@ def test_every_command_runs(line, tmp_path, store, database):
         arguments += ["backbone.size=64"]
     if "backbone=minilm" in line:
         arguments += [f"backbone.name={FILES / 'tiny_bert'}", "backbone.max_length=32"]
-    run = command if "trainer=ddp" in line else forked
-    done = run(*arguments, *QUICK, "epochs=1", f"store={store}", cwd=tmp_path)
+    done = forked(*arguments, *QUICK, "epochs=1", f"store={store}", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     jobs = 6 if arguments[0] == "-m" else 1
     assert done.stdout.count("target test accuracy") - done.stdout.count("training the backbone") == jobs

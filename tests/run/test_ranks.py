@@ -4,7 +4,7 @@ import json
 import os
 import socket
 import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,29 +16,52 @@ from mlflow import MlflowClient
 from tests.helpers import (
     BACKBONES,
     QUICK,
-    ROOT,
     STRATEGIES,
     WHOLE,
     best_weights,
-    command,
     compose,
     each_once,
+    fit_components,
     forked,
     options_of,
 )
+from tlexp.config.load import load_file
 from tlexp.errors import UsageError
 from tlexp.processes import count_ranks
-from tlexp.run.build import build
+from tlexp.reporting.console import Output
+from tlexp.run.build import build, validate
+from tlexp.run.ranks import rank
 from tlexp.run.run import run as run_config
+from tlexp.run.train import train
+from tlexp.tracking.mlflow_run import MLflowRun
 
 # 21 test images and 12 training images: nothing divides evenly by two.
 UNEVEN = ("data.target.classes=[0,1,2]", "data.test_fraction=0.039", "batch_size=5", "backbone.dropout=0")
 RUN = (*UNEVEN, "optimizer=sgd", "lr=0.05", "epochs=3", "init=random", "monitor=val/target/nll")
 DDP = "trainer=ddp"
-TWO_RANKS = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-TWO_RANKS += ["tests/run/train_ranks.py"]
 
 pytestmark = pytest.mark.slow
+
+
+def in_two_ranks(work: Callable[[], object], cwd: Path) -> list[subprocess.CompletedProcess[str]]:
+    """Runs a function as each of the two ranks of a group, in forks of this process."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+
+    def as_rank(index: int) -> None:
+        os.environ |= {"RANK": str(index), "LOCAL_RANK": str(index), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+        os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        os.environ |= {"TORCHELASTIC_RUN_ID": "test", "GROUP_RANK": "0"}
+        work()
+
+    done: list[subprocess.CompletedProcess[str]] = []
+    first = forked(
+        cwd=cwd,
+        main=lambda: as_rank(0),
+        meanwhile=lambda _: done.append(forked(cwd=cwd, main=lambda: as_rank(1))),
+    )
+    return [first, *done]
 
 
 def result_in(folder: Path) -> dict[str, Any]:
@@ -97,63 +120,69 @@ CASES["terms"] = ("init=source", "pretrain.batch_size=16", "alpha=0.5", "terms=[
 CASES["augmented"] = ("strategy=finetune", "alpha=0.5", "augment=strong", "data.sampling=balanced")
 
 
-@pytest.fixture(scope="module")
-def both_ways(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, Path]]:
-    """Trains each case in one process and in two; returns both folders by case."""
-    base = tmp_path_factory.mktemp("both_ways")
-    folders = {case: (base / f"{i}-one", base / f"{i}-two") for i, case in enumerate(CASES)}
-    for case, (one, two) in folders.items():
-        plain = [option for option in RUN if option != "backbone.dropout=0" or "backbone=timm" not in CASES[case]]
-        run = (*plain, "data.source.classes=[0,1,2]", "trainer.gradient_clip_val=1.0", *CASES[case])
-        run_config(compose(*run, root=base), one)
-        two.mkdir()
-        (two / "config.yaml").write_text(yaml.safe_dump(compose(*run, DDP, root=base).without()))
-    env = {**os.environ, "PYTHONPATH": str(ROOT)}
-    subprocess.run([*TWO_RANKS, *(str(two) for _, two in folders.values())], cwd=ROOT, env=env, check=True)
-    return folders
+CASES = {
+    case: (
+        # Networks of timm have no such option.
+        *(option for option in RUN if option != "backbone.dropout=0" or "backbone=timm" not in options),
+        *("data.source.classes=[0,1,2]", "trainer.gradient_clip_val=1.0", *options),
+    )
+    for case, options in CASES.items()
+}
+# What is trained in two processes alone, and looked at in other ways.
+BATCHNORM = (*RUN, "backbone.norm=batch", "alpha=0.5", "head=two")
+COMPARING = (
+    *("data.target.classes=[0,1,2]", "data.source.classes=[0,1,2]", "batch_size=12", "init=random", "epochs=2"),
+    *("terms=[bss,coral,mmd,dann,cdan,mcc,bi_tuning]", "alpha=0.5"),
+)
 
 
 @pytest.mark.timeout(1800 if WHOLE else 600)
-def test_two_processes_do_what_one_does(both_ways, subtests):
-    """Same weights and metrics with the same global batch, and each of the 21 test images counted once.
-
-    One test, since test processes that share its cases would train all of them each.
-    """
+def test_two_processes_do_what_one_does(tmp_path, subtests):
+    """One test, since a group of processes is slow to start and test processes that share it would start one each."""
+    for case, options in CASES.items():  # first, since it trains the source that one of them starts from
+        run_config(compose(*options, root=tmp_path), tmp_path / "one" / case)
+    (tmp_path / "two").mkdir()
+    for case, options in (*CASES.items(), ("batchnorm", BATCHNORM), ("comparing", COMPARING)):
+        (tmp_path / "two" / case).mkdir()
+        config = compose(*options, DDP, root=tmp_path)
+        (tmp_path / "two" / case / "config.yaml").write_text(yaml.safe_dump(config.without()))
+    done = in_two_ranks(lambda: train_all(sorted((tmp_path / "two").iterdir())), cwd=tmp_path)
+    assert [rank.returncode for rank in done] == [0, 0], done[0].stderr + done[1].stderr
     for case in CASES:
         with subtests.test(msg=case):
-            one, two = (result_in(folder) for folder in both_ways[case])
-            assert sum(map(sum, one["confusion_matrix"])) == sum(map(sum, two["confusion_matrix"])) == 21
-            assert close(*both_ways[case])
-            assert one["test/target/accuracy"] == two["test/target/accuracy"]
-            assert one["split_hashes"] == two["split_hashes"]
-            for name in ("test/target/nll", "train/target/loss", "val/target/nll", "val/target/ece"):
-                assert one[name] == pytest.approx(two[name], abs=1e-5)
+            check_alike(tmp_path / "one" / case, tmp_path / "two" / case)
+    with subtests.test(msg="batchnorm"):
+        check_batchnorm(tmp_path / "two/batchnorm")
+    with subtests.test(msg="comparing"):
+        check_comparing(tmp_path / "two/comparing")
 
 
-def test_terms_that_compare_examples_leave_all_processes_with_the_same_weights(tmp_path):
-    """Each process compares its own part of a batch; gradients, queues and discriminators agree none the less."""
-    terms = "terms=[bss,coral,mmd,dann,cdan,mcc,bi_tuning]"
-    run = ("data.target.classes=[0,1,2]", "data.source.classes=[0,1,2]", "batch_size=12", "init=random", "epochs=2")
-    (tmp_path / "config.yaml").write_text(
-        yaml.safe_dump(compose(*run, terms, "alpha=0.5", DDP, root=tmp_path).without())
-    )
-    env = {**os.environ, "PYTHONPATH": str(ROOT), "KEEP_RANKS": "1"}
-    subprocess.run([*TWO_RANKS, str(tmp_path)], cwd=ROOT, env=env, check=True)
-    first, second = (torch.load(tmp_path / f"rank{rank}.pt", weights_only=True) for rank in (0, 1))
-    own = ("running_mean", "running_var", "num_batches")  # of the discriminators, which see their own part
-    differ = {name for name in first if not torch.equal(first[name], second[name])}
-    assert not {name for name in differ if not name.endswith(own)}
-    assert {name.split(".")[1] for name in first if name.startswith("terms.")} == {"bi_tuning", "dann", "cdan"}
+def train_all(folders: list[Path]) -> None:
+    """Trains the jobs of some folders one after the other as a rank; of `comparing` each rank leaves its weights."""
+    for folder in folders:
+        config = load_file(folder)
+        if folder.name != "comparing":
+            train(config, folder, MLflowRun(), Output.to_screen())
+            continue
+        components = build(config)
+        trainer = fit_components(config, components)
+        torch.save(components.task.state_dict(), folder / f"rank{trainer.global_rank}.pt")
 
 
-def test_batchnorm_statistics_agree_over_processes(tmp_path):
+def check_alike(one: Path, two: Path) -> None:
+    """Same weights and metrics with the same global batch, and each of the 21 test images counted once."""
+    ours, theirs = result_in(one), result_in(two)
+    assert sum(map(sum, ours["confusion_matrix"])) == sum(map(sum, theirs["confusion_matrix"])) == 21
+    assert close(one, two)
+    assert ours["test/target/accuracy"] == theirs["test/target/accuracy"]
+    assert ours["split_hashes"] == theirs["split_hashes"]
+    for name in ("test/target/nll", "train/target/loss", "val/target/nll", "val/target/ece"):
+        assert ours[name] == pytest.approx(theirs[name], abs=1e-5)
+
+
+def check_batchnorm(folder: Path) -> None:
     """The metrics both ranks report are those of the weights and the statistics in the checkpoint."""
-    run = (*RUN, "backbone.norm=batch", "alpha=0.5", "head=two", "tracking=none")
-    done = forked(*QUICK, *run, DDP, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("target test accuracy") == 1, "one report for all processes"
-    folder = only_run(tmp_path)
-    components = build(compose(*run))
+    components = build(compose(*BATCHNORM))
     components.task.load_state_dict(best_weights(folder))
     data = components.data.raw("target", "val")
     with torch.no_grad():
@@ -163,11 +192,21 @@ def test_batchnorm_statistics_agree_over_processes(tmp_path):
     assert loss.item() == pytest.approx(result_in(folder)["val/target/nll"], abs=1e-5)
 
 
+def check_comparing(folder: Path) -> None:
+    """Each process compares its own part of a batch; gradients, queues and discriminators agree none the less."""
+    first, second = (torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in (0, 1))
+    own = ("running_mean", "running_var", "num_batches")  # of the discriminators, which see their own part
+    differ = {name for name in first if not torch.equal(first[name], second[name])}
+    assert not {name for name in differ if not name.endswith(own)}
+    assert {name.split(".")[1] for name in first if name.startswith("terms.")} == {"bi_tuning", "dann", "cdan"}
+
+
 def test_a_sweep_of_two_processes_a_job_trains_each_jobs_own_values(tmp_path):
     """Lightning's own launcher would run the whole sweep again in the second rank, with other values."""
     alphas = ("0.25", "2")
     done = forked("-m", *QUICK, *RUN, DDP, "data.source.classes=[0,1,2]", f"alpha={','.join(alphas)}", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
+    assert done.stdout.count("target test accuracy") == 2, "one report for all processes of a job"
     jobs = sorted((tmp_path / "outputs/jobs").iterdir())
     assert len(jobs) == 2
     client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
@@ -184,7 +223,7 @@ def test_a_sweep_of_two_processes_a_job_trains_each_jobs_own_values(tmp_path):
         assert close(job, alone)
 
 
-def test_a_failing_rank_fails_the_job(tmp_path):
+def test_a_failing_rank_fails_the_job(tmp_path, monkeypatch):
     """In the middle of training, while the other rank waits for its gradients."""
     (tmp_path / "backbone").mkdir()
     (tmp_path / "backbone/falls_over.yaml").write_text("_target_: falls_over.FallsOver\nname: falls_over\n")
@@ -201,7 +240,8 @@ def test_a_failing_rank_fails_the_job(tmp_path):
     )
     uneven = [option for option in UNEVEN if "backbone" not in option]
     options = ("--config-dir", str(tmp_path), *QUICK, *uneven, "init=random", "epochs=3", "backbone=falls_over", DDP)
-    done = command(*options, cwd=tmp_path, PYTHONPATH=str(tmp_path))
+    monkeypatch.syspath_prepend(tmp_path)
+    done = forked(*options, cwd=tmp_path)
     assert done.returncode == 1
     assert "the second rank fell over" in done.stderr
     assert "a process of this job failed" in done.stderr
@@ -212,23 +252,21 @@ def test_a_failing_rank_fails_the_job(tmp_path):
 
 
 def test_ranks_with_different_configurations_refuse_to_train(tmp_path):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    ranks = []
-    for rank in (0, 1):
-        folder = tmp_path / str(rank)
-        folder.mkdir()
-        config = compose(*RUN, DDP, f"alpha={rank}", root=tmp_path)
-        (folder / "config.yaml").write_text(yaml.safe_dump(config.without()))
-        index = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
-        meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "TORCHELASTIC_RUN_ID": "test", "GROUP_RANK": "0"}
-        env = {**os.environ, **index, **meeting, "PYTHONPATH": str(ROOT)}
-        line = [sys.executable, "-m", "tlexp.run.ranks", str(folder), ""]
-        ranks.append(subprocess.Popen(line, env=env, stderr=subprocess.PIPE, text=True))
-    errors = [rank.communicate(timeout=120)[1] for rank in ranks]
-    assert all(rank.returncode != 0 for rank in ranks)
-    assert all("train different configurations" in error for error in errors)
+    for alpha in (0, 1):
+        (tmp_path / str(alpha)).mkdir()
+        config = compose(*RUN, DDP, f"alpha={alpha}", root=tmp_path)
+        (tmp_path / str(alpha) / "config.yaml").write_text(yaml.safe_dump(config.without()))
+    done = in_two_ranks(lambda: rank(tmp_path / os.environ["RANK"], ""), cwd=tmp_path)
+    assert all(rank.returncode != 0 for rank in done)
+    assert all("train different configurations" in rank.stderr for rank in done)
+
+
+@pytest.mark.parametrize(
+    ("init", "line"), [("nowhere.ckpt", "neither source, random"), ("pretrained", "small_cnn has no published weights")]
+)
+def test_a_start_that_is_not_there_is_said_before_processes_start(init, line):
+    with pytest.raises(UsageError, match=f"init={init}: .*{line}"):
+        validate(compose(*RUN[:-2], DDP, f"init={init}"))
 
 
 @pytest.mark.parametrize(

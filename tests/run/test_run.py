@@ -19,6 +19,7 @@ from tlexp.run.source_weights import source_folder
 SHORT = ("epochs=2",)
 
 
+@pytest.mark.figures
 def test_a_run_leaves_what_it_promises(run_job):
     result = run_job("alpha=0.5", *SHORT)
     folder = result["folder"]
@@ -212,6 +213,7 @@ def test_init_takes_an_mlflow_run(tmp_path, store):
         run_config(compose(*base, f"init={'0' * 32}", root=tmp_path), tmp_path / "third")
 
 
+@pytest.mark.figures
 def test_init_takes_what_an_mlflow_uri_names(tmp_path, store):
     """An artifact of a run, and a registered model; the run's own folder may be gone."""
     base = ("tracking=mlflow", f"store={store}", *SHORT)

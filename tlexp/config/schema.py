@@ -246,6 +246,10 @@ class Config:
         """Returns the configuration as plain values that may be kept beside results: without a store's password."""
         return {**asdict(self), "tracking": {**asdict(self.tracking), "uri": redact_uri(self.tracking.uri)}}
 
+    def with_tracking_uri(self, uri: str | None) -> "Config":
+        """Returns the configuration with another address of the store."""
+        return replace(self, tracking=replace(self.tracking, uri=uri))
+
     @property
     def label(self) -> str:
         """Returns a name to read: strategy, data, alpha and seed."""

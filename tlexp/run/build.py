@@ -118,10 +118,15 @@ def build(config: Config, first_epoch: int = 0) -> RunComponents:
 def validate(config: Config) -> None:
     """Checks what can be checked without building a network: for a process that only starts others.
 
+    Published weights are fetched here, so that the others find them in the local cache instead of each fetching them.
+
     Raises:
         UsageError: for a mistake of the user.
     """
     read_domains(config, make_plan(config), open_cache(config))
+    state, metadata = read_init(config)
+    if config.init == "pretrained":
+        load_weights(config, build_backbone(config, metadata), state, metadata)
 
 
 # 1. Configuration ---------------------------------------------------------------------------------------------

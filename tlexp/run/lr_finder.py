@@ -91,8 +91,9 @@ def _suggest(rates: np.ndarray, losses: list[float]) -> float:
 
 
 def _endless(data: TransferDataModule) -> Iterator[Any]:
+    loader = data.train_dataloader()  # once, since each would start workers of its own
     while True:
-        for batch, _, _ in data.train_dataloader():
+        for batch, _, _ in loader:
             yield batch
 
 

@@ -36,11 +36,11 @@ def rank(folder: Path, run_id: str) -> None:
     from tlexp.signals import stop_signals
     from tlexp.tracking.runs import attach_run
 
-    config = load_file(folder)
-    config.tracking.uri = os.environ.get(TRACKING_URI) or None
+    config = load_file(folder).with_tracking_uri(os.environ.get(TRACKING_URI) or None)
+    records = os.environ["RANK"] == "0"  # the others need no connection, nor MLflow's import
     try:
         with stop_signals():
-            train(config, folder, attach_run(config, run_id), Output.to_screen())
+            train(config, folder, attach_run(config, run_id if records else ""), Output.to_screen())
     except (UsageError, TrainingDivergedError) as error:
         report_failure(folder, error)
         sys.exit(error.exit_code)

@@ -1,6 +1,10 @@
 """BitFit: the biases and the heads."""
 
 from collections.abc import Set
+from typing import Any
+
+import torch
+from torch import Tensor, nn
 
 from tlexp.errors import UsageError
 from tlexp.models.transfer_model import TransferModel
@@ -29,7 +33,20 @@ class BitFit(Strategy):
         model.regroup([part for stage in stages for part in stage.split(biases, "bias")])
         self._trained = {stage.name for stage in model.stages if biases & set(stage.parameters)}
         self._trained |= {stage.name for stage in model.head_stages}
+        if torch.__version__ < "2.14":  # compared as versions, not as text
+            for module in model.backbone.modules():
+                if isinstance(module, nn.GroupNorm):
+                    module.register_forward_pre_hook(_as_contiguous)
 
     def trainable(self, epoch: int) -> Set[str]:
         """The biases and the heads, in every epoch."""
         return self._trained
+
+
+def _as_contiguous(_: nn.Module, inputs: tuple[Tensor, ...]) -> Any:
+    """Lays out the input of GroupNorm channels first.
+
+    Before torch 2.14, where its bias alone needs a gradient and the input is laid out channels last, its backward pass
+    on a CPU ends the process.
+    """
+    return tuple(tensor.contiguous() for tensor in inputs)

