@@ -12,10 +12,10 @@ demo: $(READY)  ## Build the environment and run the main job.
 test: $(READY)  ## Build the environment and run all tests.
 	$(BIN)/python -m pytest -n 2 --durations=10
 
-QUICK := tests/test_architecture.py tests/objective tests/compare/test_statistics.py tests/compare/test_report.py \
+QUICK := tests/test_architecture.py tests/objective tests/comparison/test_statistics.py tests/comparison/test_report.py \
 	tests/config/test_config.py tests/data/test_batches.py tests/data/test_splits.py tests/data/test_readers.py \
 	tests/backbones/test_contracts.py tests/backbones/test_weights.py tests/terms/test_values.py tests/training \
-	tests/run/test_alpha_zero.py tests/sweep/test_points.py
+	tests/runs/test_alpha_zero.py tests/sweeps/test_points.py
 
 quick: $(READY)  ## About a minute of the tests, from every package.
 	$(BIN)/python -m pytest -n 2 -q $(QUICK)

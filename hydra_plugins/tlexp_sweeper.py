@@ -1,4 +1,4 @@
-"""Hydra's entry to `tlexp.sweep` for a multirun.
+"""Hydra's entry to `tlexp.sweeps` for a multirun.
 
 Hydra looks for plugins in this namespace alone, and imports them for every command: nothing heavy belongs here.
 """
@@ -26,7 +26,7 @@ class TlexpSweeper(Sweeper):
         self.given = (config, hydra_context, task_function)
 
     def sweep(self, arguments: list[str]) -> Any:
-        """Runs the jobs that are not complete and compares all of them; returns how each ended."""
-        from tlexp.sweep import run_sweep
+        """Runs the jobs that are not complete and compares all of them; returns the folder of the sweep."""
+        from tlexp.sweeps import run_sweep
 
         return run_sweep(*self.given, self.params, arguments)

@@ -35,7 +35,7 @@ def check(cfg: DictConfig) -> int:
     from tlexp.reporting import figures
     from tlexp.reporting.console import terminal
     from tlexp.reporting.data_report import print_data_report
-    from tlexp.run.domains import open_cache, read_domain
+    from tlexp.runs.domains import open_cache, read_domain
 
     console = terminal()
     data = config.data

@@ -21,10 +21,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from tlexp.compare.analysis import compare_methods
-from tlexp.compare.report import report
-from tlexp.compare.results import SweepResults, read_comparison, side_by_side
-from tlexp.compare.tables import markdown
+from tlexp.comparison.analysis import compare_methods
+from tlexp.comparison.report import report
+from tlexp.comparison.results import SweepResults, read_comparison, side_by_side, with_questions
+from tlexp.comparison.tables import markdown
 from tlexp.errors import UsageError
 from tlexp.metric_names import TEST_METRICS
 from tlexp.reporting.console import terminal
@@ -98,8 +98,7 @@ def compare_tracked(options: argparse.Namespace) -> None:
         return
     asked: dict[str, Any] = {"baseline": options.baseline, "metric": options.metric}
     asked["methods"] = options.methods.split(",") if options.methods else None
-    changed = {key: value for key, value in asked.items() if value is not None and value != manifest[key]}
-    manifest = {**manifest, **changed, "changed": [*manifest.get("changed", ()), *changed]}
+    manifest = with_questions(manifest, asked)
     report(manifest, metrics, options.out or Path("outputs/comparisons") / manifest["name"], console)
 
 

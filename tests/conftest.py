@@ -14,7 +14,7 @@ from filelock import FileLock
 
 from tests.helpers import SWEEP_18, compose, forked
 from tlexp import run_folder
-from tlexp.run.run import run as run_config
+from tlexp.runs.run import run as run_config
 
 
 def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -37,7 +37,7 @@ def finished_sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
         if not (folder / "done").exists():
             folder.mkdir(exist_ok=True)
             with pytest.MonkeyPatch.context() as patch:
-                patch.setattr("tlexp.run.result.save_figure", without_figure)
+                patch.setattr("tlexp.runs.result.save_figure", without_figure)
                 done = forked("-m", *SWEEP_18, cwd=folder)
             assert done.returncode == 0, done.stderr
             (folder / "done").write_text(done.stdout)
@@ -55,7 +55,7 @@ def without_figures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPa
     A fork inherits it; whole commands in processes of their own draw them.
     """
     if "figures" not in request.keywords:
-        monkeypatch.setattr("tlexp.run.result.save_figure", without_figure)
+        monkeypatch.setattr("tlexp.runs.result.save_figure", without_figure)
 
 
 @pytest.fixture

@@ -18,7 +18,6 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-import hydra
 import pytest
 import pytorch_lightning as pl
 import torch
@@ -26,15 +25,16 @@ from hydra.core.global_hydra import GlobalHydra
 from PIL import Image
 from pytorch_lightning.utilities.combined_loader import CombinedLoader
 
+import tlexp
 from tlexp import cli, run_folder
 from tlexp.backbones.base import InputSpec, TextSpec
-from tlexp.config.load import CONF, load, with_trainer_options
+from tlexp.config.load import CONF
 from tlexp.config.schema import Config
 from tlexp.data.batches import CycledBatches
-from tlexp.run.build import build
-from tlexp.run.resume import LastCheckpoint
-from tlexp.run.run import run as run_config
-from tlexp.run.trainer import make_trainer, quiet
+from tlexp.runs.build import build
+from tlexp.runs.resume import LastCheckpoint
+from tlexp.runs.run import run as run_config
+from tlexp.runs.trainer import make_trainer, quiet
 from tlexp.training.setup import RunComponents
 
 ROOT = Path(__file__).parent.parent
@@ -84,10 +84,7 @@ TARGETS = {
 
 def compose(*overrides: str, root: Path = ROOT) -> Config:
     """Composes and checks a configuration as the command line would."""
-    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        arguments = with_trainer_options(["tracking=none", f"cache={CACHE}", *QUICK, *overrides])
-        cfg = hydra.compose("config", overrides=arguments)
-    return load(cfg, root)
+    return tlexp.compose(["tracking=none", f"cache={CACHE}", *QUICK, *overrides], root=root)
 
 
 def options_of(strategy: str, backbone: str = "small_cnn") -> tuple[str, ...]:

@@ -16,9 +16,13 @@ FLOORS = (
     "scripts",
     "hydra_plugins",
     "tlexp.cli",
-    "tlexp.sweep",
-    "tlexp.run",
-    "tlexp.compare",
+    "tlexp.__init__",
+    "tlexp.api",
+    "tlexp.job",
+    "tlexp.error_lines",
+    "tlexp.sweeps",
+    "tlexp.runs",
+    "tlexp.comparison",
     "tlexp.tracking",
     "tlexp.reporting",
     "tlexp.training",
@@ -31,16 +35,25 @@ FLOORS = (
     "tlexp.objective",
     "tlexp.run_folder",
     "tlexp.processes",
-    "tlexp.errors tlexp.signals tlexp.rng tlexp.fingerprint tlexp.metric_names tlexp.__init__",
+    "tlexp.errors tlexp.signals tlexp.rng tlexp.fingerprint tlexp.metric_names tlexp.version",
 )
 # What only one room may know.
 OWNERS = {
     "mlflow": ("tlexp.tracking",),
-    "optuna": ("tlexp.sweep",),
+    "optuna": ("tlexp.sweeps",),
     "timm": ("tlexp.backbones",),
     "transformers": ("tlexp.backbones",),
-    "matplotlib": ("tlexp.compare", "tlexp.reporting", "tlexp.run.result"),
-    "hydra": ("tlexp.cli", "tlexp.sweep", "tlexp.config", "hydra_plugins", "scripts"),
+    "matplotlib": ("tlexp.comparison", "tlexp.reporting", "tlexp.runs.result", "tlexp.runs.run_result"),
+    "hydra": (
+        "tlexp.cli",
+        "tlexp.api",
+        "tlexp.job",
+        "tlexp.error_lines",
+        "tlexp.sweeps",
+        "tlexp.config",
+        "hydra_plugins",
+        "scripts",
+    ),
 }
 
 

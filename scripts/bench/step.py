@@ -26,8 +26,8 @@ from rich.table import Table
 
 from tlexp.config.load import CONF, load, with_trainer_options
 from tlexp.config.schema import Config
-from tlexp.run.build import build
-from tlexp.run.trainer import apply_model_options, make_trainer, quiet
+from tlexp.runs.build import build
+from tlexp.runs.trainer import apply_model_options, make_trainer, quiet
 from tlexp.training.setup import RunComponents
 
 EPOCHS = 3

@@ -7,7 +7,7 @@ from torch import nn
 from tests.helpers import BACKBONES, best_weights, compose, differing, fit, state
 from tlexp.backbones.batchnorm import StochasticNorm, make_stochastic
 from tlexp.errors import UsageError
-from tlexp.run.build import build
+from tlexp.runs.build import build
 
 FEW = ("data.source.classes=[0,1,2]", "data.target.classes=[0,1,2]", "batch_size=6", "data.test_fraction=0.9")
 RUN = (*FEW, *BACKBONES["small_cnn_batchnorm"], "init=random", "epochs=2")

@@ -17,7 +17,7 @@ from tlexp.backbones.timm import TimmBackbone
 from tlexp.backbones.weights import load_backbone, read_checkpoint
 from tlexp.data.images.sources import ImageFiles
 from tlexp.data.readers.folder import image_folder
-from tlexp.run.build import build
+from tlexp.runs.build import build
 
 PHOTOS = Path(skimage.__file__).parent / "data"
 SHARED = ROOT.parent / "shared/data"

@@ -12,7 +12,7 @@ from torchvision import models
 
 from tests.helpers import BACKBONES, WHOLE, compose, differing, state
 from tlexp.errors import UsageError
-from tlexp.run.build import build
+from tlexp.runs.build import build
 
 TIMM = ("backbone=timm", "backbone.name=resnet10t", "backbone.size=32", "init=pretrained")
 TORCHVISION = ("backbone=torchvision", "backbone.name=resnet18", "backbone.size=32", "init=pretrained")

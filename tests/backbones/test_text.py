@@ -15,8 +15,8 @@ from tlexp.backbones.text import TextBackbone
 from tlexp.backbones.weights import load_backbone, read_checkpoint
 from tlexp.errors import UsageError
 from tlexp.reporting.run_report import data_table
-from tlexp.run.build import build
-from tlexp.run.run import run as run_config
+from tlexp.runs.build import build
+from tlexp.runs.run import run as run_config
 
 TINY = str(FILES / "tiny_bert")
 

@@ -7,7 +7,7 @@ from tests.helpers import differing, state
 from tlexp.backbones.small_cnn import SmallCNN
 from tlexp.backbones.weights import load_backbone, read_checkpoint
 from tlexp.errors import UsageError
-from tlexp.run.init import pretrained_head
+from tlexp.runs.init import pretrained_head
 
 
 @pytest.mark.parametrize("prefix", ["", "module.", "model.backbone.", "_orig_mod.", "backbone.", "model.module."])

@@ -8,8 +8,8 @@ import sys
 import pytest
 
 from tests.helpers import QUICK, ROOT, forked
-from tlexp.compare.analysis import compare_methods
-from tlexp.compare.results import SweepResults, read_comparison
+from tlexp.comparison.analysis import compare_methods
+from tlexp.comparison.results import SweepResults, read_comparison
 
 
 def script(name, *arguments, cwd=ROOT):

@@ -67,7 +67,7 @@ def test_every_command_runs(line, tmp_path, store, database):
 
 @pytest.mark.slow
 def test_the_examples_of_a_new_strategy_and_a_new_term_work(tmp_path, store):
-    code, of_term = (block for kind, block in BLOCKS if kind == "python")
+    _, code, of_term = (block for kind, block in BLOCKS if kind == "python")
     option, of_term_option = (block for kind, block in BLOCKS if kind == "yaml")
     for folder in ("strategy", "terms"):
         (tmp_path / "mine" / folder).mkdir(parents=True)
@@ -85,6 +85,18 @@ def test_the_examples_of_a_new_strategy_and_a_new_term_work(tmp_path, store):
     assert "0.2 * unsure + 0.001 * bss" in done.stdout
     (history,) = tmp_path.glob("outputs/runs/*/history.jsonl")
     assert json.loads(history.read_text())["train/terms/unsure"] > 0
+
+
+@pytest.mark.slow
+def test_the_example_in_python_works(tmp_path, store):
+    """With one epoch and one seed."""
+    code = next(block for kind, block in BLOCKS if kind == "python")
+    short = ", ".join(f'"{option}"' for option in (*QUICK, "epochs=1", "tracking=none", f"store={store}"))
+    code = code.replace('"strategy=', f'{short}, "strategy=').replace("range(5)", "0")
+    done = forked(cwd=tmp_path, main=lambda: exec(code, {}))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("target test accuracy") - done.stdout.count("training the backbone") == 5
+    assert all(re.search(rf"^\d +{strategy}", done.stdout, flags=re.MULTILINE) for strategy in ("scratch", "finetune"))
 
 
 def test_a_shell_takes_every_command_as_it_stands():

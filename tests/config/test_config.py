@@ -5,12 +5,12 @@ from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
 from tests.helpers import ROOT, STRATEGIES, compose
-from tlexp.cli import one_line
+from tlexp.error_lines import one_line
 from tlexp.errors import UsageError
 from tlexp.fingerprint import content_key
-from tlexp.run.build import build
-from tlexp.run.trainer import make_trainer
-from tlexp.run.validation import validate_monitor
+from tlexp.runs.build import build
+from tlexp.runs.trainer import make_trainer
+from tlexp.runs.validation import validate_monitor
 from tlexp.strategies.heads_only import HeadsOnly
 
 # What is typed, and what the one line must hold.

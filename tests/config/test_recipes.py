@@ -6,7 +6,7 @@ from torch import nn
 
 from tests.helpers import FILES, STRATEGIES, compose, tree
 from tlexp.config.load import CONF
-from tlexp.run.build import build
+from tlexp.runs.build import build
 
 KERAS = {
     "vgg16_keras": ("backbone.size=32", 512 * 49),

@@ -12,7 +12,7 @@ from tlexp.backbones.base import InputSpec
 from tlexp.data.augment import Augment
 from tlexp.errors import UsageError
 from tlexp.objective.joint import BatchMixing, CrossEntropy, balanced_weights
-from tlexp.run.build import build
+from tlexp.runs.build import build
 
 SPEC = InputSpec(3, 16, (0.5,) * 3, (0.25,) * 3, "bicubic", 18)
 

@@ -13,14 +13,14 @@ from PIL import Image
 
 from tests.helpers import FILES, compose, tree
 from tlexp.backbones.base import InputSpec
-from tlexp.cli import one_line
 from tlexp.data.cache import Cache, Ledger
 from tlexp.data.images import sources
 from tlexp.data.images.sources import ImageFiles, PixelArray
 from tlexp.data.images.stores import Cached, InMemory, Lazy
 from tlexp.data.quality.scan import facts
+from tlexp.error_lines import one_line
 from tlexp.errors import UsageError
-from tlexp.run.build import build
+from tlexp.runs.build import build
 
 SPEC = InputSpec(3, 16, (0.5,) * 3, (0.25,) * 3, "bicubic", 18)
 FORK = multiprocessing.get_context("fork")

@@ -12,8 +12,8 @@ from tlexp.data.images.sources import PixelArray
 from tlexp.data.samples import Samples
 from tlexp.data.splits import Split
 from tlexp.errors import UsageError
-from tlexp.run.build import build
-from tlexp.run.domains import read_domain
+from tlexp.runs.build import build
+from tlexp.runs.domains import read_domain
 
 SPEC = InputSpec(channels=1, size=4, mean=(0.5,), std=(0.5,))
 

@@ -19,8 +19,8 @@ from tlexp.data.images.sources import ImageFiles
 from tlexp.data.readers.folder import image_folder
 from tlexp.data.readers.tables import image_table, text_table
 from tlexp.errors import UsageError
-from tlexp.run.build import build
-from tlexp.run.domains import read_domain
+from tlexp.runs.build import build
+from tlexp.runs.domains import read_domain
 
 SPEC = InputSpec(3, 8, (0.0,) * 3, (1.0,) * 3)
 

@@ -12,8 +12,8 @@ from tests.helpers import compose
 from tlexp.backbones.base import InputSpec
 from tlexp.data.readers.huggingface import hf_dataset
 from tlexp.errors import UsageError
-from tlexp.run.build import build
-from tlexp.run.domains import read_domain
+from tlexp.runs.build import build
+from tlexp.runs.domains import read_domain
 
 SPEC = InputSpec(3, 8, (0.0,) * 3, (1.0,) * 3)
 

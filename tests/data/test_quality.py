@@ -14,7 +14,7 @@ from tests.helpers import BAD, compose, forked
 from tlexp import cli
 from tlexp.data.quality.leakage import find_duplicates, find_warnings, split_examples
 from tlexp.data.quality.scan import facts
-from tlexp.run.domains import read_domain
+from tlexp.runs.domains import read_domain
 
 
 def photograph(seed, size=(96, 80)):

@@ -8,8 +8,8 @@ from tests.helpers import FILES, compose, tree
 from tlexp.data.readers.folder import image_folder
 from tlexp.data.readers.tables import text_table
 from tlexp.errors import UsageError
-from tlexp.run.build import build
-from tlexp.run.domains import read_domain
+from tlexp.runs.build import build
+from tlexp.runs.domains import read_domain
 
 
 def test_a_folder_for_each_class(tmp_path):

@@ -22,7 +22,7 @@ from tlexp.config.load import CONF
 from tlexp.data.images.sources import ImageFiles, PixelArray
 from tlexp.data.readers.torchvision import torchvision_set
 from tlexp.errors import UsageError
-from tlexp.run.domains import read_domain
+from tlexp.runs.domains import read_domain
 
 BY_FLAG = {"train": {"train": True}, "test": {"train": False}}
 BY_NAME = {"train": {"split": "train"}, "test": {"split": "test"}}

@@ -8,7 +8,7 @@ from sklearn.linear_model import LogisticRegression
 from tests.helpers import best_weights, compose, differing, fit, fit_full_batches, state
 from tlexp.errors import UsageError
 from tlexp.models.logistic_regression import LogisticRegressionSolver
-from tlexp.run.build import build
+from tlexp.runs.build import build
 
 RUN = ("strategy=closed_probe", "init=random", "backbone.width=8", "data.test_fraction=0.9")
 THREE = ("data.source.classes=[0,1,2]", "data.target.classes=[0,1,2]", "batch_size=12")

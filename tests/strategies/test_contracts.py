@@ -20,7 +20,7 @@ from tests.helpers import (
     random_inputs,
     state,
 )
-from tlexp.run.build import build
+from tlexp.runs.build import build
 
 # Each strategy on a network with BatchNorm and dropout and on another one; on all of them under TLEXP_WHOLE=1.
 LARGE = "torchvision_alexnet"  # 57 M parameters: by default with a strategy that trains few of them

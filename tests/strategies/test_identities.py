@@ -11,8 +11,8 @@ from sklearn.linear_model import LogisticRegression
 
 from tests.helpers import best_weights, compose, differing, fit, state
 from tlexp.data.batches import CycledBatches
-from tlexp.run.build import build
-from tlexp.run.trainer import quiet
+from tlexp.runs.build import build
+from tlexp.runs.trainer import quiet
 
 SHORT = ("epochs=3",)
 

@@ -9,7 +9,7 @@ from transformers import BertConfig
 
 from tests.helpers import BACKBONES, FILES, compose, differing, fit, options_of, random_inputs, state
 from tlexp.errors import UsageError
-from tlexp.run.build import build
+from tlexp.runs.build import build
 
 FEW = ("data.source.classes=[0,1,2]", "data.target.classes=[0,1,2]", "batch_size=6", "data.test_fraction=0.9")
 FAMILIES = ["bert", "timm_vit", "timm_resnet", "small_cnn_batchnorm"]

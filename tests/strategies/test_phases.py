@@ -10,7 +10,7 @@ from transformers import BertConfig
 from tests.helpers import BACKBONES, FILES, best_weights, compose, differing, fit, fit_components, state
 from tlexp.errors import UsageError
 from tlexp.reporting.run_report import epochs_in_words
-from tlexp.run.build import build
+from tlexp.runs.build import build
 
 SHORT = ("epochs=3", "lr=0.003")
 

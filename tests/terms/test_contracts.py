@@ -19,8 +19,8 @@ from tests.helpers import (
 )
 from tlexp.data.batches import Batch
 from tlexp.errors import UsageError
-from tlexp.run.build import build
-from tlexp.run.source_weights import source_folder
+from tlexp.runs.build import build
+from tlexp.runs.source_weights import source_folder
 from tlexp.terms.base import DomainOutput, StepContext
 from tlexp.terms.bss import BSS
 from tlexp.terms.coral import Coral

@@ -9,7 +9,7 @@ from torch.nn.functional import cross_entropy
 
 from tests.helpers import compose, fit
 from tlexp.data.batches import Batch
-from tlexp.run.build import build
+from tlexp.runs.build import build
 
 FEW = ("data.target.classes=[0,1,2]", "data.source.classes=[0,1,2]", "data.test_fraction=0.9", "batch_size=5")
 RUN = ("init=random", "backbone.dropout=0", *FEW)

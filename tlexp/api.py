@@ -1,0 +1,143 @@
+"""What `import tlexp` offers; the command line, the scripts and the tests use the same functions.
+
+Every mistake is a `tlexp.errors.UsageError`, a ValueError whose message is the line that the command prints.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import hydra
+from hydra._internal.hydra import Hydra
+from hydra._internal.utils import create_config_search_path
+from hydra.core.global_hydra import GlobalHydra
+
+from tlexp.config.load import CONF, load, with_trainer_options
+from tlexp.config.schema import Config
+from tlexp.error_lines import EXPECTED, one_line
+from tlexp.errors import JobsFailedError, TrainingDivergedError, UsageError
+from tlexp.job import run_in_hydra
+
+if TYPE_CHECKING:
+    from tlexp.comparison.comparison import Comparison
+    from tlexp.reporting.console import Output
+    from tlexp.runs.run_result import RunResult
+
+Folder = str | Path
+
+
+def compose(overrides: Sequence[str] = (), config_dir: Folder | None = None, root: Folder = ".") -> Config:
+    """Composes and checks a configuration, as `python run.py OVERRIDES` does.
+
+    Args:
+        overrides: as on the command line, such as `strategy=finetune` and `alpha=0.5`.
+        config_dir: a folder with options of your own, as `--config-dir`.
+        root: what relative paths of the configuration are relative to.
+
+    Raises:
+        UsageError: for an unknown option, a wrong type, or a value outside its range.
+    """
+    with _one_line(), hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = hydra.compose("config", overrides=_overrides(overrides, config_dir))
+        return load(cfg, Path(root).absolute())
+
+
+def run(config: Config, folder: Folder | None = None, output: "Output | None" = None) -> "RunResult":
+    """Runs one configuration, unless its folder holds the result already.
+
+    Args:
+        config: from `compose`.
+        folder: where the run's files go; None for a new one in `outputs/runs`. A run resumes in the folder it had.
+        output: where reports go; None for the screen.
+
+    Raises:
+        UsageError: for a mistake, before training starts.
+        TrainingDivergedError: after training, where the monitored metric is never finite.
+    """
+    from tlexp.runs.run import run
+
+    new = Path("outputs/runs") / datetime.now().strftime("%Y-%m-%d_%H-%M-%S-%f")
+    return run(config, Path(new if folder is None else folder).absolute(), output)
+
+
+def sweep(overrides: Sequence[str], config_dir: Folder | None = None) -> "Comparison":
+    """Runs every combination of the values given, or a search with `sweep.trials=`, as `python run.py -m OVERRIDES`.
+
+    Jobs that are complete are not run again: the same call after an interruption runs the rest.
+
+    Args:
+        overrides: as on the command line; axes have several values, such as `alpha=0,0.5` or `seed=range(5)`.
+        config_dir: a folder with options of your own, as `--config-dir`.
+
+    Raises:
+        UsageError: before any job, for a mistake in the sweep.
+        JobsFailedError: at the end, where jobs failed; the others are finished.
+    """
+    with _one_line(), _own_hydra():
+        multirun = Hydra.create_main_hydra2("tlexp", create_config_search_path(str(CONF)))
+        folder = multirun.multirun(
+            config_name="config",
+            task_function=run_in_hydra,
+            overrides=[*_overrides(overrides, config_dir), "hydra.mode=MULTIRUN"],
+            with_log_configuration=False,
+        )
+    return compare(folder)
+
+
+def compare(
+    *sweeps: Folder,
+    methods: Sequence[str] | None = None,
+    baseline: str | None = None,
+    metric: str | None = None,
+) -> "Comparison":
+    """Compares finished sweeps again, by other questions if given; several are compared as one method each.
+
+    Args:
+        sweeps: folders, such as `outputs/sweeps/NAME`.
+        methods: axes that are compared; None for the sweep's own.
+        baseline: what the others are compared with, such as `strategy=scratch`; None for the sweep's own.
+        metric: what is reported, such as `test/target/macro_f1`; None for the sweep's own.
+
+    Raises:
+        UsageError: for a folder that is none of a sweep, or a question that it cannot answer.
+    """
+    from tlexp.comparison.comparison import Comparison
+    from tlexp.comparison.results import read_comparison, side_by_side, with_questions
+
+    if not sweeps:
+        raise UsageError("compare: give the folder of a sweep, such as outputs/sweeps/NAME")
+    read = [read_comparison(Path(folder)) for folder in sweeps]
+    manifest, metrics = read[0] if len(read) == 1 else side_by_side(read)
+    asked = {"baseline": baseline, "metric": metric, "methods": None if methods is None else list(methods)}
+    return Comparison(with_questions(manifest, asked), metrics)
+
+
+def _overrides(overrides: Sequence[str], config_dir: Folder | None) -> list[str]:
+    if isinstance(overrides, str):
+        raise UsageError(f"{overrides}: give a list of overrides, such as ['alpha=0.5']")
+    own = [] if config_dir is None else [f"hydra.searchpath=['file://{Path(config_dir).absolute()}']"]
+    return [*own, *with_trainer_options(overrides)]
+
+
+@contextmanager
+def _one_line() -> Iterator[None]:
+    """Turns errors of Hydra and OmegaConf into ours."""
+    try:
+        yield
+    except (UsageError, TrainingDivergedError, JobsFailedError):
+        raise
+    except EXPECTED as error:
+        raise UsageError(one_line(error)) from error
+
+
+@contextmanager
+def _own_hydra() -> Iterator[None]:
+    """Lets Hydra start within a program that may use it itself."""
+    state = GlobalHydra.get_state()
+    GlobalHydra.instance().clear()
+    try:
+        yield
+    finally:
+        GlobalHydra.set_state(state)

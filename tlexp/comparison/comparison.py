@@ -1,0 +1,63 @@
+"""A sweep compared: its results with what follows from them, for reports and for Python."""
+
+from functools import cached_property
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from tlexp.comparison.analysis import MethodResult, SourceEffect, compare_methods, source_effects
+from tlexp.comparison.figures import figures
+from tlexp.comparison.html import summary
+from tlexp.comparison.results import SweepResults
+from tlexp.comparison.tables import cost_table, effect_table, method_table, notes
+from tlexp.reporting.html import figure_html, table_html
+
+
+class Comparison(SweepResults):
+    """The results of a sweep and what they say: selection by validation, report on the test.
+
+    Args:
+        manifest: what the sweep wrote down: axes, grid points, what is compared.
+        metrics: what the finished jobs measured, by key.
+
+    Raises:
+        UsageError: where what is compared or reported is not in the sweep.
+    """
+
+    @cached_property
+    def rows(self) -> list[MethodResult]:
+        """Each method on each problem, by the configuration that validation selects."""
+        return compare_methods(self)
+
+    @cached_property
+    def effects(self) -> list[SourceEffect]:
+        """What alpha above 0 gains over alpha = 0 with all else equal."""
+        return source_effects(self)
+
+    def table(self) -> pd.DataFrame:
+        """Returns the main table as text: a row for each method on each problem."""
+        return method_table(self, self.rows)
+
+    def source_effects(self) -> pd.DataFrame:
+        """Returns, as text, what each alpha gains over alpha = 0; empty where alpha does not vary."""
+        return effect_table(self, self.effects)
+
+    def costs(self) -> pd.DataFrame:
+        """Returns, as text, parameters, time and memory of each method."""
+        return cost_table(self, self.rows)
+
+    def notes(self) -> list[str]:
+        """Returns what a reader of the table should know: repetitions, what is missing, what selects."""
+        return notes(self, self.rows)
+
+    def figures(self) -> dict[str, Figure]:
+        """Returns the figures that the results have data for, by name."""
+        return figures(self, self.rows, self.effects)
+
+    def _repr_html_(self) -> str:
+        """Shows summary, table, notes and figures in a notebook."""
+        if not self.configs:
+            return "<p>No job has finished: there is nothing to compare.</p>"
+        lines = [f"<p>{summary(self, self.rows)}</p>", table_html(self.table())]
+        lines += [f"<p>{note}</p>" for note in self.notes()]
+        return "".join(lines + [figure_html(figure) for figure in self.figures().values()])

@@ -1,0 +1,100 @@
+"""The comparison as one HTML page that needs no other file."""
+
+import base64
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from tlexp.comparison.analysis import MethodResult, SourceEffect
+from tlexp.comparison.axes import describe
+from tlexp.comparison.results import SweepResults
+from tlexp.comparison.tables import cost_table, effect_table, format_difference, format_interval, method_table, notes
+from tlexp.version import __version__
+
+CAPTIONS = {
+    "methods": (
+        "Methods",
+        "Mean and 95 % interval over repetitions, in the configuration that validation selected.",
+    ),
+    "alpha_curve": (
+        "Weight of the source",
+        "Test metric against alpha / (1 + alpha), from target only to source only, with 95 % bands. The star marks the"
+        " alpha with the best validation score; the other points are shown, not selected from.",
+    ),
+    "negative_transfer": (
+        "Negative transfer",
+        "Error with the source's loss minus error without it, paired by repetition. An interval to the right of 0 means"
+        " that the source hurts.",
+    ),
+    "label_efficiency": ("Label efficiency", "Test metric against the number of labels, with 95 % bands."),
+    "heat_map": (
+        "Gain over the baseline",
+        "Mean paired difference on each problem; a star marks significance after Holm adjustment.",
+    ),
+    "cost": (
+        "Cost and accuracy",
+        "Fit time on the machine of the runs; shared machines are noisy.",
+    ),
+}
+
+
+def summary(results: SweepResults, rows: Sequence[MethodResult]) -> str:
+    """Returns the outcome in one or two sentences for each problem."""
+    sentences = []
+    for problem in dict.fromkeys(row.problem for row in rows):
+        selected = next(row for row in rows if row.problem == problem and row.selected)
+        prefix = f"{describe(problem)}: best" if problem else "Best"
+        name = describe((*selected.method, *selected.config.tuned)) or results.name
+        sentence = f"{prefix} validation score: {name}, with test {format_interval(results, selected.test)}"
+        if selected.contrast is not None:
+            difference = f"{format_difference(results, selected.contrast)} {results.unit}".strip()
+            sentence += f", {difference} vs {describe(results.baseline_method)}"
+        sentences.append(f"{sentence}.")
+        best_on_test = next(row for row in rows if row.problem == problem)
+        if best_on_test is not selected:
+            name = describe((*best_on_test.method, *best_on_test.config.tuned))
+            sentences.append(
+                f"Best on the test, for information: {name}, {format_interval(results, best_on_test.test)}."
+            )
+    return " ".join(sentences)
+
+
+def varied(results: SweepResults) -> str:
+    """Returns what the sweep varied."""
+    parts = [f"{axis} in {', '.join(results.values[axis])}" for axis in results.axes if axis not in results.replicates]
+    repeated = [f"{len(results.values[axis])} values of {axis}" for axis in results.replicates]
+    return "Varied: " + "; ".join([*parts, *repeated]) + "."
+
+
+def render_page(
+    results: SweepResults,
+    rows: Sequence[MethodResult],
+    effects: Sequence[SourceEffect],
+    plots: Mapping[str, Path],
+) -> str:
+    """Returns the page; `plots` are SVG files by name."""
+    template = Environment(
+        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined
+    ).get_template("page.html")
+    embedded = [
+        {
+            "name": name,
+            "title": CAPTIONS[name][0],
+            "caption": CAPTIONS[name][1],
+            "data": base64.b64encode(file.read_bytes()).decode(),
+        }
+        for name, file in plots.items()
+    ]
+    return template.render(
+        name=results.name,
+        varied=varied(results),
+        summary=summary(results, rows),
+        methods=method_table(results, rows),
+        selected=[row.selected for row in rows],
+        notes=notes(results, rows),
+        effects=effect_table(results, effects) if effects else None,
+        costs=cost_table(results, rows),
+        figures=embedded,
+        version=__version__,
+    )

@@ -1,0 +1,251 @@
+"""The results of a sweep as one tidy frame, a row for each grid point, and its configurations over repetitions."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from tlexp import run_folder
+from tlexp.comparison.axes import ABSENT, REPLICATES, Values, baseline_values, is_problem, method_axes
+from tlexp.comparison.statistics import Interval, mean_interval
+from tlexp.errors import UsageError
+from tlexp.metric_names import higher_is_better
+
+POINTS = "points.csv"
+Metrics = Mapping[str, Mapping[str, float]]  # what each finished job measured, by its key
+
+
+@dataclass(frozen=True)
+class ConfigResult:
+    """One configuration over its repetitions.
+
+    Attributes:
+        problem, method, tuned: its values, by the kind of their axes.
+        metric: the reported one.
+        keys: of its jobs; configurations with the same keys have the same results.
+        frame: a row for each repetition that has a result, indexed by the values of the replicate axes.
+    """
+
+    problem: Values
+    method: Values
+    tuned: Values
+    metric: str
+    keys: tuple[str, ...]
+    frame: pd.DataFrame
+
+    @property
+    def score(self) -> float:
+        """Mean of the best validation values."""
+        return self.mean("score")
+
+    @property
+    def interval(self) -> Interval:
+        """The reported metric, its mean and interval over repetitions."""
+        return mean_interval(list(self.tests.values()))
+
+    @property
+    def tests(self) -> dict[Any, float]:
+        """The reported metric by repetition."""
+        return dict(zip(self.frame.index, self.frame[self.metric].tolist(), strict=True))
+
+    def mean(self, name: str) -> float:
+        """Mean of any metric over the repetitions that have it; NaN where none has."""
+        if name not in self.frame or not (values := self.frame[name].dropna().to_numpy()).size:
+            return float("nan")
+        return float(values.mean())
+
+
+class SweepResults:
+    """A sweep as its comparison sees it.
+
+    Args:
+        manifest: what the sweep wrote down: axes, grid points, what is compared.
+        metrics: what the finished jobs measured, by key.
+
+    Attributes:
+        frame: a row for each grid point: a column for each axis, `key`, `score`, and each metric; NaN where missing.
+        methods, problems, tuned, replicates: the axes by kind.
+        baseline: what methods are compared with, a value for each of their axes.
+
+    Raises:
+        UsageError: where what is compared or reported is not in the sweep.
+    """
+
+    def __init__(self, manifest: Mapping[str, Any], metrics: Metrics) -> None:
+        self.name, self.metric, self.monitor = manifest["name"], manifest["metric"], manifest["monitor"]
+        self.searched: bool = manifest.get("searched", False)
+        self.changed: list[str] = manifest.get("changed", [])
+        self.axes: list[str] = manifest["axes"]
+        self.replicates = [axis for axis in self.axes if axis in REPLICATES]
+        self.methods = method_axes(self.axes) if manifest["methods"] is None else list(manifest["methods"])
+        others = [axis for axis in self.axes if axis not in (*self.replicates, *self.methods)]
+        self.problems = [axis for axis in others if is_problem(axis)]
+        self.tuned = [axis for axis in others if axis not in self.problems]
+        self.frame = tidy_frame(manifest["points"], metrics)
+        self.values = {axis: self.frame[axis].unique().tolist() for axis in self.axes}
+        self._check(manifest["baseline"])
+        if lacking := [key for key, measured in metrics.items() if self.metric not in measured]:
+            raise UsageError(f"{self.metric}: {len(lacking)} of {len(metrics)} jobs did not measure it; choose another")
+        self.baseline = baseline_values(manifest["baseline"], self.methods, self.values)
+
+    def _check(self, baseline: str | None) -> None:
+        """Checks that what is compared varies.
+
+        Raises:
+            UsageError: where it does not, naming what does.
+        """
+        axis, _, value = (baseline or "").partition("=")
+        if baseline and not self.searched and axis in self.values and value not in self.values[axis]:
+            known = ", ".join(f"{axis}={value}" for value in self.values[axis])
+            raise UsageError(f"{baseline}: not in {self.name}; choose one of {known}")
+        if unknown := [name for name in (*self.methods, *([axis] if axis else [])) if name not in self.axes]:
+            raise UsageError(f"{unknown[0]}: not an axis of {self.name}; choose one of {', '.join(self.axes)}")
+
+    @property
+    def unfinished(self) -> int:
+        """Number of grid points without a result."""
+        return int(self.frame["score"].isna().sum())
+
+    @property
+    def jobs(self) -> int:
+        """Number of jobs, of which several grid points may share one."""
+        return int(self.frame["key"].nunique())
+
+    @property
+    def higher_is_better(self) -> bool:
+        """Direction of the reported metric."""
+        return higher_is_better(self.metric)
+
+    @property
+    def scale(self) -> float:
+        """Proportions are shown in per cent."""
+        return 1.0 if self.metric.endswith("nll") else 100.0
+
+    @property
+    def digits(self) -> int:
+        """Digits after the point of what is shown."""
+        return 1 if self.scale != 1 else 4
+
+    @property
+    def unit(self) -> str:
+        """Unit of differences."""
+        return "" if self.scale == 1 else "points"
+
+    @property
+    def baseline_method(self) -> Values:
+        """The baseline as values of the method axes."""
+        return tuple((axis, self.baseline[axis]) for axis in self.methods)
+
+    @cached_property
+    def configs(self) -> list[ConfigResult]:
+        """All configurations with at least one result, in the order of the grid."""
+        columns = [*self.problems, *self.methods, *self.tuned]
+        groups = self.frame.groupby(columns, sort=False) if columns else [((), self.frame)]
+        configs = []
+        for _, points in groups:
+            # Repetitions that share a job are one: counted apart they would look like certainty.
+            finished = points.drop_duplicates("key").dropna(subset="score")
+            if len(finished):
+                first = points.iloc[0]
+                problem, method, tuned = (
+                    tuple((axis, str(first[axis])) for axis in axes)
+                    for axes in (self.problems, self.methods, self.tuned)
+                )
+                repetitions = finished.set_index(self.replicates or finished.index.map(lambda _: "only"))
+                keys = tuple(points["key"])
+                configs.append(ConfigResult(problem, method, tuned, self.metric, keys, repetitions))
+        return configs
+
+    @cached_property
+    def by_method(self) -> dict[tuple[Values, Values], list[ConfigResult]]:
+        """The configurations of each method on each problem, among which validation selects."""
+        groups: dict[tuple[Values, Values], list[ConfigResult]] = {}
+        for config in self.configs:
+            groups.setdefault((config.problem, config.method), []).append(config)
+        return groups
+
+    def select(self, configs: Sequence[ConfigResult]) -> ConfigResult:
+        """Returns the configuration with the best mean validation value among those with the most repetitions.
+
+        Test values play no part (Gulrajani and Lopez-Paz 2021: the selection rule affects results more than the method
+        does). Of equal ones the first of the grid is taken.
+        """
+        most = max(len(config.frame) for config in configs)
+        complete = [config for config in configs if len(config.frame) == most]
+        sign = 1 if higher_is_better(self.monitor) else -1
+        return max(complete, key=lambda config: sign * config.score)
+
+
+def tidy_frame(points: Sequence[Mapping[str, Any]], metrics: Metrics) -> pd.DataFrame:
+    """Returns a row for each grid point: its values by axis, the key of its job, and what the job measured."""
+    keys = pd.DataFrame([{**point["values"], "key": point["key"]} for point in points])
+    measured = pd.DataFrame.from_dict({key: dict(values) for key, values in metrics.items()}, orient="index")
+    if "score" not in measured:
+        measured["score"] = float("nan")
+    measured = measured.drop(columns=[name for name in measured if name in keys])  # such as lr, where it is an axis
+    frame = keys.join(measured, on="key")
+    first = [*(points[0]["values"] if points else ()), "key", "score"]
+    return frame[[*first, *(name for name in frame if name not in first)]]
+
+
+def write_points(file: Path, results: SweepResults) -> None:
+    """Writes the grid points that have a result of their own, with all that was measured."""
+    rows = results.frame.dropna(subset="score")
+    others = [axis for axis in results.axes if axis not in results.replicates]
+    rows.drop_duplicates([*others, "key"]).drop(columns="key").to_csv(file, index=False, lineterminator="\n")
+
+
+def read_comparison(folder: Path) -> tuple[dict[str, Any], dict[str, dict[str, float]]]:
+    """Reads a comparison back from its files: the sweep's manifest, and what was measured by key.
+
+    Raises:
+        UsageError: for a folder without them.
+    """
+    for name in (run_folder.MANIFEST, POINTS):
+        if not (folder / name).is_file():
+            raise UsageError(f"{folder}: has no {name}; give the folder of a finished comparison")
+    manifest = run_folder.read_manifest(folder)
+    axes: list[str] = manifest["axes"]
+    keys = {tuple(point["values"][axis] for axis in axes): point["key"] for point in manifest["points"]}
+    texts = pd.read_csv(folder / POINTS, dtype=str, keep_default_na=False)
+    metrics = {}
+    for row in texts.to_dict("records"):
+        key = keys[tuple(row[axis] for axis in axes)]
+        metrics[key] = {str(name): float(text) for name, text in row.items() if name not in axes and text}
+    return manifest, metrics
+
+
+def with_questions(manifest: Mapping[str, Any], asked: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a sweep's manifest with other questions than its own, which notes name; None leaves one as it is."""
+    changed = {key: value for key, value in asked.items() if value is not None and value != manifest[key]}
+    return {**manifest, **changed, "changed": [*manifest.get("changed", ()), *changed]}
+
+
+def side_by_side(sweeps: Sequence[tuple[Mapping[str, Any], Metrics]]) -> tuple[dict[str, Any], Metrics]:
+    """Joins sweeps, given as manifest and metrics, each as one method.
+
+    Raises:
+        UsageError: for sweeps that select and report by different metrics, or on different data.
+    """
+    manifests = [manifest for manifest, _ in sweeps]
+    for name in ("monitor", "metric"):
+        if len(different := {manifest[name] for manifest in manifests}) > 1:
+            raise UsageError(f"{', '.join(sorted(different))}: sweeps with a different {name} cannot be compared")
+    if len({manifest["name"] for manifest in manifests}) < len(manifests):
+        raise UsageError(f"{manifests[0]['name']}: given twice; name different sweeps")
+    for name in {name for manifest in manifests for name in manifest.get("task", {})}:
+        if len(different := {str(manifest.get("task", {}).get(name)) for manifest in manifests}) > 1:
+            raise UsageError(f"{name} {' and '.join(sorted(different))}: sweeps on different data cannot be compared")
+    axes = list(dict.fromkeys(axis for manifest in manifests for axis in manifest["axes"]))
+    points = []
+    for manifest in manifests:
+        for point in manifest["points"]:
+            values = {axis: point["values"].get(axis, ABSENT) for axis in axes}
+            points.append({"key": point["key"], "values": {"sweep": manifest["name"], **values}})
+    joined = {**manifests[0], "name": " and ".join(manifest["name"] for manifest in manifests)}
+    joined |= {"axes": ["sweep", *axes], "methods": ["sweep"], "baseline": None, "points": points}
+    joined |= {"searched": True, "changed": ["methods"]}
+    return joined, {key: value for _, measured in sweeps for key, value in measured.items()}

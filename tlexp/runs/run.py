@@ -1,0 +1,86 @@
+"""One job from configuration to result: the source's own run if it is needed, then training, test and record."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from filelock import FileLock
+
+from tlexp import run_folder
+from tlexp.config.schema import Config
+from tlexp.errors import UsageError
+from tlexp.processes import count_ranks
+from tlexp.reporting.console import Output
+from tlexp.runs.build import build, build_terms, validate
+from tlexp.runs.launch_ranks import run_ranks
+from tlexp.runs.run_result import RunResult
+from tlexp.runs.source_weights import source_folder
+from tlexp.runs.train import train
+from tlexp.runs.validation import validate_terms
+from tlexp.tracking.runs import close_complete, track_run
+
+
+def run(config: Config, folder: Path, output: Output | None = None) -> RunResult:
+    """Runs one configuration, unless its folder holds the result already.
+
+    Args:
+        config: a checked configuration with absolute paths.
+        folder: where this run's files go; `metrics.json`, written last, marks it as complete.
+        output: where reports go; None for the screen.
+
+    Returns:
+        The result; its `score` is the best validation value of `config.monitor`, that of the checkpoint kept.
+
+    Raises:
+        UsageError: for a mistake of the user, before training starts.
+        TrainingDivergedError: after training, where the monitored metric is never finite.
+    """
+    output = output or Output.to_screen()
+    if run_folder.is_complete(folder):
+        if run_folder.read_metrics(folder)["config_hash"] != config.hash:
+            raise UsageError(f"{folder}: holds the result of another configuration; give another hydra.run.dir=")
+        output.report.print(f"{folder}: already complete", soft_wrap=True, markup=False)
+        close_complete(config, folder)
+        (folder / run_folder.LAST_CHECKPOINT).unlink(missing_ok=True)
+        return RunResult(folder)
+    if config.init == "source":
+        ensure_source_weights(config, output)
+    folder.mkdir(parents=True, exist_ok=True)
+    with run_folder.locked(folder, "another process trains in it; wait for it or stop it"):
+        _run_tracked(config, folder, output)
+        (folder / run_folder.LOCK).unlink(missing_ok=True)  # whoever comes now finds a complete run
+    return RunResult(folder)
+
+
+def _run_tracked(config: Config, folder: Path, output: Output) -> None:
+    """Trains, tests and records one run, in this process or in several."""
+    run_folder.write_config(folder, config.redacted())
+    with track_run(config, folder) as mlflow_run:
+        ranks = count_ranks(config.trainer)
+        if ranks == 1:
+            train(config, folder, mlflow_run, output)
+        else:
+            validate(config)  # a mistake is one line here, seconds before the ranks would say it
+            run_ranks(folder, ranks, mlflow_run.run_id, config.tracking.uri)
+
+
+def ensure_source_weights(config: Config, output: Output) -> None:
+    """Trains the backbone on the source unless that is done; of several processes one trains and others wait.
+
+    Raises:
+        UsageError: for a mistake in `config`, before minutes are spent on what it starts from.
+    """
+    folder = source_folder(config)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    if run_folder.is_complete(folder):
+        return
+    validate_terms(config, build_terms(config))
+    # Terms are left out, since they may need what only the source's run brings: its output layer.
+    plain = replace(config, init=config.pretrain.init, terms={}, data=replace(config.data, unlabelled=False))
+    build(plain).data.materialize()
+    with FileLock(folder.with_name(f"{folder.name}.lock")):
+        if not run_folder.is_complete(folder):
+            source = config.source_task()
+            output.screen.print(f"init=source: training the backbone on {source.data.target['name']}")
+            # It belongs to no sweep, since all of them share it.
+            tracking = replace(config.tracking, parent=None, run_name=None)
+            run(replace(source, tracking=tracking), folder, output)

@@ -1,0 +1,165 @@
+"""The jobs of a sweep: those that are complete are taken as they are, the others run, each once."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from hydra.core.utils import JobReturn
+from hydra.plugins.launcher import Launcher
+from joblib import cpu_count
+from omegaconf import DictConfig
+
+from tlexp import run_folder
+from tlexp.errors import JobFailedError
+from tlexp.sweeps.points import GridPoint
+from tlexp.sweeps.validation import validate_jobs
+from tlexp.tracking.orphans import DIED
+from tlexp.tracking.sweeps import SweepRun
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a job ended: with a score, or with an error in one line; with neither if it was not started."""
+
+    score: float | None = None
+    error: str = ""
+    unexpected: bool = False
+    stopped: bool = False
+    diverged: bool = False
+
+
+class JobRunner:
+    """Runs jobs with a launcher of Hydra's.
+
+    Args:
+        launcher: Hydra's.
+        hydra: the section `hydra` of the multirun's configuration.
+        sweep: the run that jobs are nested under.
+        fail_fast: whether the first failure keeps the remaining jobs from starting.
+
+    Attributes:
+        outcomes: how every job so far ended, by key.
+    """
+
+    def __init__(self, launcher: Launcher, hydra: DictConfig, sweep: SweepRun, fail_fast: bool) -> None:
+        self._launcher, self._options, self._sweep, self._fail_fast = launcher, hydra.launcher, sweep, fail_fast
+        self.folder = jobs_folder(hydra)
+        self.outcomes: dict[str, Outcome] = {}
+        self._seconds = 0.0
+
+    def evaluate(self, points: Sequence[GridPoint]) -> None:
+        """Runs the jobs of some grid points that are not complete; `outcomes` then has all of them."""
+        jobs: dict[str, GridPoint] = {}
+        for point in points:
+            jobs.setdefault(point.key, point)
+        waiting = [job for job in jobs.values() if not self.take_result(job)]
+        validate_jobs(waiting)
+        done = len(jobs) - len(waiting)
+        echo(f"{len(points)} grid points, {len(jobs)} unique jobs: {done} done, {len(waiting)} to run")
+        size = self._chunk_size(len(waiting))
+        for start in range(0, len(waiting), size):
+            self._launch(waiting[start : start + size], start, len(waiting))
+            rest = waiting[start + size :]
+            failed = [job for job in waiting[: start + size] if self.outcomes[job.key].error]
+            if failed and self._fail_fast and rest:
+                echo(f"sweep.fail_fast=true: {failed[0].name} failed, so {len(rest)} jobs are not started")
+                self.outcomes |= {job.key: Outcome() for job in rest}
+                return
+
+    def take_result(self, job: GridPoint) -> bool:
+        """Takes the result of a job if it is complete, whatever sweep ran it.
+
+        Raises:
+            UsageError: for a corrupt result.
+        """
+        folder = run_folder.find_job(self.folder, job.key)
+        if folder is None:
+            return False
+        result = run_folder.read_metrics(folder)
+        self.outcomes[job.key] = Outcome(score=float(result["score"]))
+        tracking = replace(job.config.tracking, parent=self._sweep.run_id, run_name=job.name)
+        self._sweep.adopt(replace(job.config, tracking=tracking), folder, result)
+        return True
+
+    def _chunk_size(self, waiting: int) -> int:
+        """Returns how many jobs a launcher gets at a time.
+
+        One where it runs one, so that progress can be shown; else all, unless a failure is to stop the rest.
+        """
+        if concurrent_jobs(self._options) == 1 and "n_jobs" not in self._options:
+            in_process = self._options._target_.startswith("hydra._internal")
+            return 1 if in_process or self._fail_fast else max(1, waiting)
+        return concurrent_jobs(self._options) if self._fail_fast else max(1, waiting)
+
+    def _launch(self, jobs: Sequence[GridPoint], first: int, total: int) -> None:
+        """Runs jobs and records how each ended; one that fails does not affect the others."""
+        if len(jobs) == 1:
+            echo(f"job {first + 1} of {total}: {jobs[0].name}{self._remaining(first, total)}")
+        started = time.monotonic()
+        try:
+            returns: list[Any] = [*self._launcher.launch([self._overrides(job) for job in jobs], initial_job_idx=first)]
+        except Exception as error:  # a worker that was killed takes all others with it
+            message = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
+            echo(f"the launcher failed: {message}")
+            returns = [None] * len(jobs)
+            if len(jobs) == 1:
+                self.outcomes[jobs[0].key] = Outcome(error=message, unexpected=True)
+            else:
+                echo("the remaining jobs run one at a time, so that only the one at fault fails")
+                self._sweep.close_jobs()
+                for number, job in enumerate(jobs, first):
+                    if run_folder.find_job(self.folder, job.key) is None:
+                        self._launch([job], number, total)
+        self._seconds += time.monotonic() - started
+        for job, returned in zip(jobs, returns, strict=True):
+            if (folder := run_folder.find_job(self.folder, job.key)) is not None:
+                self._sweep.forget(folder)
+                self.take_result(job)
+            elif returned is not None or job.key not in self.outcomes:
+                self.outcomes[job.key] = failure(returned)
+
+    def _remaining(self, done: int, total: int) -> str:
+        """Returns in words how long the remaining jobs take if they take as long as those before."""
+        if not done:
+            return ""
+        minutes = self._seconds / done * (total - done) / 60
+        return f" (about {minutes:.0f} min left)" if minutes >= 1 else " (less than a minute left)"
+
+    def _overrides(self, job: GridPoint) -> list[str]:
+        """Returns the overrides that a launcher gets for a job."""
+        folder = [f"hydra.sweep.dir={quote(str(self.folder))}", f"hydra.sweep.subdir={job.folder}"]
+        run_id = self._sweep.run_id
+        nested = [f"tracking.parent={run_id}", f"tracking.run_name={job.name}"] if run_id else []
+        return [*job.overrides, *nested, *folder]
+
+
+def jobs_folder(hydra: DictConfig) -> Path:
+    """Returns where the folders of jobs are, which sweeps share."""
+    return Path(hydra.sweep.dir).absolute()
+
+
+def concurrent_jobs(launcher: DictConfig) -> int:
+    """Returns how many jobs a launcher runs at once."""
+    n_jobs = launcher.get("n_jobs", 1)
+    return int(n_jobs) if n_jobs > 0 else int(cpu_count())
+
+
+def quote(value: str) -> str:
+    """Returns a value quoted for an override, whatever characters it has."""
+    return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
+
+
+def failure(returned: JobReturn | None) -> Outcome:
+    """Returns how a job ended that left no result."""
+    error = getattr(returned, "_return_value", None)
+    if isinstance(error, JobFailedError):
+        return Outcome(error=str(error), unexpected=error.unexpected, stopped=error.stopped, diverged=error.diverged)
+    message = DIED if error is None else str(error)
+    return Outcome(error=message, unexpected=True)
+
+
+def echo(line: str) -> None:
+    """Prints a line about the sweep itself."""
+    print(f"sweep: {line}", flush=True)

@@ -1,0 +1,45 @@
+"""Mistakes in a sweep, reported in one line before its first job."""
+
+from collections.abc import Iterable
+
+from tlexp.comparison.axes import method_axes
+from tlexp.config.schema import Config
+from tlexp.errors import UsageError
+from tlexp.metric_names import validation_metrics
+from tlexp.sweeps.points import GridPoint, SweepSpec
+
+
+def validate_spec(config: Config, spec: SweepSpec) -> None:
+    """Checks that what is to be compared varies.
+
+    Raises:
+        UsageError: where it does not.
+    """
+    known = validation_metrics(["target", "source"])
+    if config.monitor not in known:
+        raise UsageError(f"monitor={config.monitor}: no such metric; choose one of {', '.join(known)}")
+    values = {axis.name: axis.values for axis in spec.axes}
+    methods = method_axes(list(values)) if config.sweep.methods is None else config.sweep.methods
+    axis, _, value = (config.sweep.baseline or "").partition("=")
+    if config.sweep.baseline and (axis not in values or (values[axis] and value not in values[axis])):
+        choices = ", ".join(f"{axis}={value}" for value in values.get(axis, ())) or ", ".join(values)
+        raise UsageError(f"sweep.baseline={config.sweep.baseline}: not in this sweep; choose one of {choices}")
+    if config.sweep.baseline and config.sweep.trials is None and axis not in methods:
+        remedy = f"{axis} is not compared but selected by validation; add sweep.methods=[{axis}]"
+        raise UsageError(f"sweep.baseline={config.sweep.baseline}: {remedy}")
+    if unknown := [axis for axis in config.sweep.methods or () if axis not in values]:
+        raise UsageError(f"sweep.methods: {unknown[0]} is not an axis of this sweep; choose of {', '.join(values)}")
+
+
+def validate_jobs(jobs: Iterable[GridPoint]) -> None:
+    """Reports what would fail in every job before the first of them starts.
+
+    Raises:
+        UsageError: for an option of the Trainer or a monitored metric that a job does not have.
+    """
+    from tlexp.runs.validation import validate_monitor, validate_trainer  # torch only where something will train
+
+    distinct = {(job.config.weights.roles, str(job.config.trainer)): job.config for job in jobs}
+    for config in distinct.values():
+        validate_trainer(config)
+        validate_monitor(config)
