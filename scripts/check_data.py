@@ -63,4 +63,4 @@ def check(cfg: DictConfig) -> int:
 
 if __name__ == "__main__":
     sys.argv.insert(1, "hydra.run.dir=outputs/checks/${now:%Y-%m-%d_%H-%M-%S-%f}")
-    main(job)
+    main(job, __doc__)

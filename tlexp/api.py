@@ -14,7 +14,7 @@ from hydra._internal.hydra import Hydra
 from hydra._internal.utils import create_config_search_path
 from hydra.core.global_hydra import GlobalHydra
 
-from tlexp.config.load import CONF, load, with_trainer_options
+from tlexp.config.load import CONF, load, search_path, with_trainer_options
 from tlexp.config.schema import Config
 from tlexp.error_lines import EXPECTED, one_line
 from tlexp.errors import JobsFailedError, TrainingDivergedError, UsageError
@@ -117,8 +117,7 @@ def compare(
 def _overrides(overrides: Sequence[str], config_dir: Folder | None) -> list[str]:
     if isinstance(overrides, str):
         raise UsageError(f"{overrides}: give a list of overrides, such as ['alpha=0.5']")
-    own = [] if config_dir is None else [f"hydra.searchpath=['file://{Path(config_dir).absolute()}']"]
-    return [*own, *with_trainer_options(overrides)]
+    return [*search_path(config_dir), *with_trainer_options(overrides)]
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from omegaconf import DictConfig
 from tlexp.config.load import CONF, with_trainer_options
 from tlexp.error_lines import EXPECTED, one_line
 from tlexp.errors import JobFailedError, UsageError
+from tlexp.help import help_text, program_name, wants_help
 from tlexp.job import run_in_hydra
 from tlexp.signals import Stopped
 
@@ -28,13 +29,16 @@ def job(cfg: DictConfig) -> float:
         raise SystemExit(report_error(error)) from error
 
 
-def main(entry: Callable[[], object] = job) -> None:
-    """Entry point of `python run.py` and of the command `tlexp`; a script has its own `entry`."""
+def main(entry: Callable[[], object] = job, description: str | None = None) -> None:
+    """Entry point of `python run.py` and of the command `tlexp`; a script has its own `entry` and `description`."""
     # Hydra would print its own errors over several lines; with this set it raises them, and they become one line here.
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
     sys.argv[1:] = with_trainer_options(sys.argv[1:])
     try:
-        entry()
+        if wants_help(sys.argv[1:]):
+            print(description or help_text(program_name(sys.argv[0]), sys.argv[1:]))
+        else:
+            entry()
     except Stopped as stop:
         print(f"tlexp: {stop}", file=sys.stderr)
         sys.exit(stop.exit_code)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import resource
 import signal
 import subprocess
@@ -24,33 +25,54 @@ def runs_in(cwd: Path) -> list[Any]:
     return list(client.search_runs([client.get_experiment_by_name("tlexp").experiment_id]))
 
 
-def test_help_is_short_and_names_every_option(tmp_path):
+def test_help_is_one_screen_and_names_every_option(tmp_path):
     done = command("--help", cwd=tmp_path)
     assert done.returncode == 0
     lines = done.stdout.strip().splitlines()
-    assert len(lines) <= 45
+    assert len(lines) <= 52
+    assert max(map(len, lines)) <= 120
     assert sum("python run.py " in line and "..." not in line and "--config-dir" not in line for line in lines) == 7
     for option in CONF.glob("*/*.yaml"):
-        assert option.stem in done.stdout, option
+        assert re.search(rf"[ ,]{option.stem}\b", done.stdout), option
+
+
+def test_help_shows_the_defaults_of_what_is_chosen_and_options_of_ones_own(tmp_path):
+    (tmp_path / "mine/strategy").mkdir(parents=True)
+    (tmp_path / "mine/strategy/gentle.yaml").write_text("# @package _global_\ndefaults: [finetune]\n")
+    plain = forked("--help", cwd=tmp_path).stdout
+    chosen = forked("--help", "--config-dir", "mine", "strategy=gentle", "data=table", "lr=0.1", cwd=tmp_path).stdout
+    assert "data.shots=5 " in plain
+    assert "data.shots=null " in chosen
+    assert re.search(r"epochs=\d+ lr=0.1 ", chosen)
+    assert ("gentle" in plain, "gentle" in chosen) == (False, True)
+    wrong = forked("--help", "alhpa=1", cwd=tmp_path)
+    assert (wrong.returncode, wrong.stderr) == (
+        2,
+        "tlexp: Could not override 'alhpa': no such option; --help lists them\n",
+    )
 
 
 def test_help_takes_little_time_and_never_imports_torch(tmp_path):
+    """Hydra's own help takes five times as long as importing Hydra, ours about twice."""
     code = (
         "import sys, runpy\n"
         "sys.argv = ['run.py', '--help']\n"
         f"sys.path.insert(0, {str(ROOT)!r})\n"
-        "try: runpy.run_path(sys.path[0] + '/run.py', run_name='__main__')\n"
-        "except SystemExit: pass\n"
+        "runpy.run_path(sys.path[0] + '/run.py', run_name='__main__')\n"
         "heavy = {'torch', 'pytorch_lightning', 'mlflow', 'timm', 'torchmetrics', 'sklearn'} & set(sys.modules)\n"
         "print(sorted(heavy), file=sys.stderr)\n"
     )
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    seconds, done = cpu_seconds(code, tmp_path)
     assert done.stderr.strip() == "[]"
     assert "f* = argmin" in done.stdout
-    # The promise is 1.2 s; a busy machine charges a process for its neighbours too.
-    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 2.4
+    assert seconds < 4 * cpu_seconds("import hydra", tmp_path)[0]
+
+
+def cpu_seconds(code: str, cwd: Path) -> tuple[float, subprocess.CompletedProcess[str]]:
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = subprocess.run([sys.executable, "-c", code], cwd=cwd, capture_output=True, text=True, check=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, done
 
 
 def test_one_command_trains_tests_records_and_says_so(tmp_path):

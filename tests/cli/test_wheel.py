@@ -47,7 +47,9 @@ def test_the_wheel_holds_every_option(installed):
 
 @pytest.mark.slow
 def test_the_command_works_from_any_folder_with_a_users_own_options(installed, tmp_path):
-    assert "strategy: bitfit, closed_probe" in tlexp(installed, "--help", cwd=tmp_path).stdout
+    help_text = tlexp(installed, "--help", cwd=tmp_path).stdout
+    assert "strategy: bitfit, closed_probe" in help_text
+    assert "\n  tlexp strategy=finetune alpha=0.5\n" in help_text, "the name it was called by"
     (tmp_path / "mine/strategy").mkdir(parents=True)
     (tmp_path / "mine/strategy/gentle.yaml").write_text(
         "# @package _global_\ndefaults: [finetune]\nstrategy: {name: gentle, backbone_lr_mult: 0.01}\n"

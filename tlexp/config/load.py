@@ -35,6 +35,11 @@ def with_trainer_options(arguments: Iterable[str]) -> list[str]:
     return [f"++{argument}" if re.match(r"trainer\.\w", argument) else argument for argument in arguments]
 
 
+def search_path(config_dir: str | Path | None) -> list[str]:
+    """Returns the override with which Hydra finds options in a folder of the user's own; none without one."""
+    return [] if config_dir is None else [f"hydra.searchpath=['file://{Path(config_dir).absolute()}']"]
+
+
 def load_file(folder: Path) -> Config:
     """Loads the resolved configuration that a run keeps in its folder."""
     return load(OmegaConf.load(folder / run_folder.CONFIG), root=folder)  # type: ignore[arg-type]
