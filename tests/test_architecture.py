@@ -15,6 +15,7 @@ from tests.helpers import ROOT
 FLOORS = (
     "scripts",
     "hydra_plugins",
+    "tlexp.commands",
     "tlexp.cli",
     "tlexp.__init__",
     "tlexp.api",
@@ -45,6 +46,7 @@ OWNERS = {
     "transformers": ("tlexp.backbones",),
     "matplotlib": ("tlexp.comparison", "tlexp.reporting", "tlexp.runs.result", "tlexp.runs.run_result"),
     "hydra": (
+        "tlexp.commands",
         "tlexp.cli",
         "tlexp.api",
         "tlexp.job",

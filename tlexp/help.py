@@ -24,7 +24,7 @@ EXAMPLES = (
         "-m strategy=scratch,finetune,linear_probe alpha=0,0.5 'seed=range(5)'",
     ),
     (
-        "Your own images in folders or texts in tables (check first: python scripts/check_data.py data=...):",
+        "Your own images in folders or texts in tables (check first: tlexp-check-data data=...):",
         "data=folder data.target.root=FOLDER backbone=resnet50 init=pretrained",
         "data=table data.target.root=FILE.csv backbone=minilm init=pretrained",
     ),

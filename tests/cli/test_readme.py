@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from scripts.compare import update_tables
 from tests.helpers import FILES, QUICK, ROOT, command, forked, tree
+from tlexp.commands import check_data
+from tlexp.commands.compare import update_tables
 
 TEXT = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", TEXT, flags=re.DOTALL)
@@ -22,12 +23,10 @@ MECHANISM = re.findall(r"<!-- (\w+\.py) (\S+) -->\n(.*?)\n\n", TEXT, flags=re.DO
 
 @pytest.mark.slow
 def test_the_data_report_runs(tmp_path):
-    (line,) = [line for kind, block in BLOCKS if kind == "bash" for line in block.splitlines() if "check_data" in line]
+    (line,) = [line for kind, block in BLOCKS if kind == "bash" for line in block.splitlines() if "check-data" in line]
     tree(tmp_path / "PHOTOS", cat=20, dog=20)
-    script, *arguments = shlex.split(line.removeprefix("python "))
-    done = subprocess.run(
-        [sys.executable, str(ROOT / script), *arguments], cwd=tmp_path, capture_output=True, text=True
-    )
+    arguments = shlex.split(line.removeprefix("tlexp-check-data "))
+    done = forked(*arguments, cwd=tmp_path, main=check_data.main)
     assert done.returncode == 0, done.stderr
     assert "data_report.png" in done.stdout
 
@@ -120,7 +119,7 @@ def test_a_page_gets_the_table_of_a_folder(finished_sweep, tmp_path):
     page = "before\n\n<!-- comparison sweep test/target/nll -->\n| old |\n<!-- end -->\n\nafter\n"
     (tmp_path / "page.md").write_text(page)
     (tmp_path / "sweep").symlink_to(folder)
-    line = [sys.executable, str(ROOT / "scripts/compare.py"), "--update", str(tmp_path / "page.md")]
+    line = [sys.executable, "-m", "tlexp.commands.compare", "--update", str(tmp_path / "page.md")]
     subprocess.run(line, check=True, cwd=tmp_path)
     written = (tmp_path / "page.md").read_text()
     assert written.startswith("before\n\n<!-- comparison sweep test/target/nll -->\n| method |")

@@ -32,9 +32,9 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return base
 
 
-def tlexp(installed: Path, *arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+def tlexp(installed: Path, *arguments: str, cwd: Path, command: str = "tlexp") -> subprocess.CompletedProcess[str]:
     env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    line = [str(installed / "venv/bin/tlexp"), *arguments]
+    line = [str(installed / "venv/bin" / command), *arguments]
     return subprocess.run(line, cwd=cwd, env=env, capture_output=True, text=True, timeout=200)
 
 
@@ -60,6 +60,10 @@ def test_the_command_works_from_any_folder_with_a_users_own_options(installed, t
     assert done.stdout.count("target test accuracy") == 2
     assert len(list((tmp_path / "outputs/jobs").glob("gentle-*/metrics.json"))) == 2
     assert list((tmp_path / "outputs/sweeps").glob("*/comparison.html"))
+    for name, said in (("compare", "2 jobs"), ("check-data", "digits"), ("import-weights --help", "lite0.safetensors")):
+        done = tlexp(installed, *name.split()[1:], cwd=tmp_path, command=f"tlexp-{name.split()[0]}")
+        assert done.returncode == 0, done.stderr
+        assert said in done.stdout
     code = "import tlexp; print(tlexp.__file__)"
     path = subprocess.run([installed / "venv/bin/python", "-c", code], cwd=tmp_path, capture_output=True, text=True)
     assert str(installed) in path.stdout, "the checkout was tested instead"

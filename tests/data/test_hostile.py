@@ -61,7 +61,7 @@ def test_the_first_bad_file_is_named_with_the_number_of_others(hostile):
         build(every).data.materialize()
     assert "\n" not in str(caught.value)
     assert "on_bad=skip" in str(caught.value)
-    assert "more; run scripts/check_data.py to list them" in str(caught.value)
+    assert "more; run tlexp-check-data to list them" in str(caught.value)
 
 
 @pytest.mark.parametrize("name", BAD)

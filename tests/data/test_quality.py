@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from scripts import check_data
 from tests.helpers import BAD, compose, forked
 from tlexp import cli
+from tlexp.commands import check_data
 from tlexp.data.quality.leakage import find_duplicates, find_warnings, split_examples
 from tlexp.data.quality.scan import facts
 from tlexp.runs.domains import read_domain
@@ -129,9 +129,7 @@ def test_texts_are_known_by_their_file_and_row_also_after_some_were_skipped(tmp_
 
 def check(*arguments, cwd):
     directory = "hydra.run.dir=outputs/checks/${now:%Y-%m-%d_%H-%M-%S-%f}"
-    return forked(
-        directory, *arguments, cwd=cwd, main=partial(cli.main, check_data.job), script="scripts/check_data.py"
-    )
+    return forked(directory, *arguments, cwd=cwd, main=partial(cli.main, check_data.job), script="tlexp-check-data")
 
 
 def test_the_script_lists_everything_and_draws_it(tmp_path, pets):

@@ -246,7 +246,7 @@ class Cache:
             ledger.add(new)
             known |= new
         if errors:
-            others = f"; and {len(errors) - 1} more; run scripts/check_data.py to list them" if errors[1:] else ""
+            others = f"; and {len(errors) - 1} more; run tlexp-check-data to list them" if errors[1:] else ""
             raise UsageError(f"{errors[0]}{others}")
         extents = np.array([known[name][:3] for name in names], np.int64).reshape(-1, 3)
         # Mapped while the lock is held: nobody can remove the file before it is.

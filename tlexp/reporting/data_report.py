@@ -1,4 +1,4 @@
-"""What a person sees of data sets: the tables of `scripts/check_data.py`."""
+"""What a person sees of data sets: the tables of `tlexp-check-data`."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence

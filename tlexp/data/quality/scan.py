@@ -62,7 +62,7 @@ def check_readable(inputs: Any, cache: Cache | None = None) -> None:
     bad = [(index, fact.error) for index, fact in enumerate(facts(inputs, cache)) if fact.error]
     if bad:
         index, reason = bad[0]
-        others = f"; and {len(bad) - 1} more; run scripts/check_data.py to list them" if bad[1:] else ""
+        others = f"; and {len(bad) - 1} more; run tlexp-check-data to list them" if bad[1:] else ""
         raise UsageError(f"{inputs.location(index)}: {reason}; fix or remove it, or set on_bad=skip{others}")
 
 

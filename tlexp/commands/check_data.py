@@ -1,6 +1,6 @@
-"""Checks data before anything trains: `python scripts/check_data.py data=folder data.target.root=FOLDER`.
+"""Checks data before anything trains: `tlexp-check-data data=folder data.target.root=FOLDER`.
 
-Takes the options of `run.py`, reads every example once (the cache remembers), and reports what cannot be read, how many
+Takes the options of `tlexp`, reads every example once (the cache remembers), and reports what cannot be read, how many
 examples each class has in each split, duplicates, and leakage into the target's test split. The figure is
 `data_report.png` in the folder it names. Exits with 1 or 2 where a run would refuse the data.
 """
@@ -8,28 +8,37 @@ examples each class has in each split, duplicates, and leakage into the target's
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from tlexp.cli import main, report_error
+from tlexp import cli
 from tlexp.config.load import CONF, load
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
 def job(cfg: DictConfig) -> None:
+    """Checks the data of a configuration under Hydra."""
     try:
         code = check(cfg)
     except Exception as error:
-        raise SystemExit(report_error(error)) from error
+        raise SystemExit(cli.report_error(error)) from error
     if code:
         sys.exit(code)
 
 
 def check(cfg: DictConfig) -> int:
+    """Prints the report, draws the figure, and returns the exit code.
+
+    Raises:
+        UsageError: for data that cannot be read or split.
+    """
     no_training = OmegaConf.create({"init": "random", "alpha": 0})
-    config = load(OmegaConf.merge(cfg, no_training), root=Path(hydra.utils.get_original_cwd()))
+    merged = OmegaConf.merge(cfg, no_training)
+    assert isinstance(merged, DictConfig)
+    config = load(merged, root=Path(hydra.utils.get_original_cwd()))
     from tlexp.data.quality.leakage import find_duplicates, find_warnings, split_examples
     from tlexp.data.quality.scan import facts
     from tlexp.reporting import figures
@@ -41,7 +50,9 @@ def check(cfg: DictConfig) -> int:
     data = config.data
     nodes = {"target": data.target} | ({"source": data.source} if data.source else {})
     strict = {role for role, node in nodes.items() if node.get("on_bad") == "error"}
-    lenient = {role: node | ({"on_bad": "skip"} if role in strict else {}) for role, node in nodes.items()}
+    lenient: dict[str, Any] = {
+        role: node | ({"on_bad": "skip"} if role in strict else {}) for role, node in nodes.items()
+    }
     config = replace(config, data=replace(data, **lenient))
     cache = open_cache(config)
     domains = {role: read_domain(config, role, cache) for role in nodes}
@@ -61,6 +72,11 @@ def check(cfg: DictConfig) -> int:
     return 0
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Entry point."""
     sys.argv.insert(1, "hydra.run.dir=outputs/checks/${now:%Y-%m-%d_%H-%M-%S-%f}")
-    main(job, __doc__)
+    cli.main(job, __doc__)
+
+
+if __name__ == "__main__":
+    main()

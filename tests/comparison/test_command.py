@@ -1,4 +1,4 @@
-"""`scripts/compare.py` on the sweep that other tests have run."""
+"""`tlexp-compare` on the sweep that other tests have run."""
 
 import csv
 import re
@@ -10,19 +10,18 @@ from typing import Any
 
 import pytest
 
-from scripts.compare import main
-from tests.helpers import ROOT
+from tlexp.commands.compare import main
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
 def compare(finished_sweep: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> Callable[..., str]:
-    """Runs the script as if it were a command, in an empty folder; returns what it prints."""
+    """Runs the command in this process, in an empty folder; returns what it prints."""
     monkeypatch.chdir(tmp_path)
 
     def compare(*arguments: str) -> str:
-        monkeypatch.setattr("sys.argv", ["compare.py", "--uri", f"sqlite:///{finished_sweep}/mlflow.db", *arguments])
+        monkeypatch.setattr("sys.argv", ["tlexp-compare", "--uri", f"sqlite:///{finished_sweep}/mlflow.db", *arguments])
         main()
         return str(capsys.readouterr().out)
 
@@ -34,8 +33,8 @@ def rows(file: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(content))
 
 
-def test_the_script_is_a_command(finished_sweep, tmp_path):
-    line = [sys.executable, str(ROOT / "scripts/compare.py"), "--uri", f"sqlite:///{finished_sweep}/mlflow.db"]
+def test_it_is_a_command(finished_sweep, tmp_path):
+    line = [sys.executable, "-m", "tlexp.commands.compare", "--uri", f"sqlite:///{finished_sweep}/mlflow.db"]
     done = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True, check=True)
     assert re.search(r"FINISHED +18 jobs  strategy-alpha-seed", done.stdout)
 

