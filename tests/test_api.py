@@ -26,6 +26,10 @@ def test_importing_it_imports_nothing_else():
         tlexp.tune  # noqa: B018
 
 
+def test_the_citation_has_the_version():
+    assert f"\nversion: {tlexp.__version__}\n" in (ROOT / "CITATION.cff").read_text()
+
+
 def test_a_run_shows_its_result_and_is_not_repeated(tmp_path):
     config = tlexp.compose([*RUN, "alpha=0.5", "tracking=none"])
     assert config.alpha == 0.5

@@ -68,6 +68,11 @@ def test_help_takes_little_time_and_never_imports_torch(tmp_path):
     assert seconds < 4 * cpu_seconds("import hydra", tmp_path)[0]
 
 
+def test_a_shell_completes_options(tmp_path, monkeypatch):
+    monkeypatch.setenv("COMP_LINE", "run.py strategy=fin")
+    assert forked("-sc", "query=bash", cwd=tmp_path).stdout.split() == ["strategy=finetune"]
+
+
 def cpu_seconds(code: str, cwd: Path) -> tuple[float, subprocess.CompletedProcess[str]]:
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     done = subprocess.run([sys.executable, "-c", code], cwd=cwd, capture_output=True, text=True, check=True)
