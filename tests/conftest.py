@@ -50,7 +50,7 @@ def without_figure(*_: Any) -> None:
 
 @pytest.fixture(autouse=True)
 def without_figures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leaves out a run's two figures, half of the time of a short run, where the mark `figures` does not ask for them.
+    """Leaves out a run's two figures, half of the time of a short run, unless the marker `figures` asks for them.
 
     A fork inherits it; whole commands in processes of their own draw them.
     """

@@ -10,12 +10,22 @@ results.table()
 
 from typing import TYPE_CHECKING, Any
 
+from tlexp.errors import JobsFailedError, TrainingDivergedError, UsageError
 from tlexp.version import __version__
 
 if TYPE_CHECKING:
     from tlexp.api import compare, compose, run, sweep
 
-__all__ = ["__version__", "compare", "compose", "run", "sweep"]
+__all__ = [
+    "JobsFailedError",
+    "TrainingDivergedError",
+    "UsageError",
+    "__version__",
+    "compare",
+    "compose",
+    "run",
+    "sweep",
+]
 
 
 def __getattr__(name: str) -> Any:

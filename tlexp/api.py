@@ -1,8 +1,9 @@
-"""What `import tlexp` offers; the command line, the scripts and the tests use the same functions.
+"""What `import tlexp` offers, on the functions that the command line uses.
 
-Every mistake is a `tlexp.errors.UsageError`, a ValueError whose message is the line that the command prints.
+A mistake is a `UsageError`, a ValueError whose message is one line: that of the command, where there is one.
 """
 
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
@@ -13,12 +14,16 @@ import hydra
 from hydra._internal.hydra import Hydra
 from hydra._internal.utils import create_config_search_path
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.initialize import get_gh_backup, restore_gh_from_backup
 
 from tlexp.config.load import CONF, load, search_path, with_trainer_options
 from tlexp.config.schema import Config
 from tlexp.error_lines import EXPECTED, one_line
 from tlexp.errors import JobsFailedError, TrainingDivergedError, UsageError
 from tlexp.job import run_in_hydra
+from tlexp.metric_names import TEST_METRICS
+from tlexp.signals import Stopped, stop_signals
 
 if TYPE_CHECKING:
     from tlexp.comparison.comparison import Comparison
@@ -29,7 +34,9 @@ Folder = str | Path
 
 
 def compose(overrides: Sequence[str] = (), config_dir: Folder | None = None, root: Folder = ".") -> Config:
-    """Composes and checks a configuration, as `python run.py OVERRIDES` does.
+    """Composes and checks the configuration of one run, as `python run.py OVERRIDES` does.
+
+    Change it by overrides, not by assignment: values that follow from others are set already.
 
     Args:
         overrides: as on the command line, such as `strategy=finetune` and `alpha=0.5`.
@@ -48,18 +55,22 @@ def run(config: Config, folder: Folder | None = None, output: "Output | None" = 
     """Runs one configuration, unless its folder holds the result already.
 
     Args:
-        config: from `compose`.
+        config: of `compose`.
         folder: where the run's files go; None for a new one in `outputs/runs`. A run resumes in the folder it had.
         output: where reports go; None for the screen.
 
     Raises:
         UsageError: for a mistake, before training starts.
         TrainingDivergedError: after training, where the monitored metric is never finite.
+        KeyboardInterrupt: where it is stopped; what it has finished is kept.
     """
+    if config.resume is not None:
+        raise UsageError(f"resume={config.resume}: give that folder to tlexp.run, with the configuration the run had")
     from tlexp.runs.run import run
 
     new = Path("outputs/runs") / datetime.now().strftime("%Y-%m-%d_%H-%M-%S-%f")
-    return run(config, Path(new if folder is None else folder).absolute(), output)
+    with _one_line(), _interruptible():
+        return run(config, Path(new if folder is None else folder).absolute(), output)
 
 
 def sweep(overrides: Sequence[str], config_dir: Folder | None = None) -> "Comparison":
@@ -74,8 +85,9 @@ def sweep(overrides: Sequence[str], config_dir: Folder | None = None) -> "Compar
     Raises:
         UsageError: before any job, for a mistake in the sweep.
         JobsFailedError: at the end, where jobs failed; the others are finished.
+        KeyboardInterrupt: where it is stopped; finished jobs are kept.
     """
-    with _one_line(), _own_hydra():
+    with _one_line(), _interruptible(), _own_hydra():
         multirun = Hydra.create_main_hydra2("tlexp", create_config_search_path(str(CONF)))
         folder = multirun.multirun(
             config_name="config",
@@ -92,7 +104,7 @@ def compare(
     baseline: str | None = None,
     metric: str | None = None,
 ) -> "Comparison":
-    """Compares finished sweeps again, by other questions if given; several are compared as one method each.
+    """Compares a finished sweep again, optionally by another metric, baseline or methods; several as one method each.
 
     Args:
         sweeps: folders, such as `outputs/sweeps/NAME`.
@@ -101,13 +113,17 @@ def compare(
         metric: what is reported, such as `test/target/macro_f1`; None for the sweep's own.
 
     Raises:
-        UsageError: for a folder that is none of a sweep, or a question that it cannot answer.
+        UsageError: for a folder that does not hold a sweep, or what the sweep cannot answer.
     """
     from tlexp.comparison.comparison import Comparison
     from tlexp.comparison.results import read_comparison, side_by_side, with_questions
 
     if not sweeps:
         raise UsageError("compare: give the folder of a sweep, such as outputs/sweeps/NAME")
+    if isinstance(methods, str):
+        raise UsageError(f"methods={methods}: give a list of axes, such as ['{methods}']")
+    if metric is not None and metric not in TEST_METRICS:
+        raise UsageError(f"metric={metric}: choose one of {', '.join(TEST_METRICS)}")
     read = [read_comparison(Path(folder)) for folder in sweeps]
     manifest, metrics = read[0] if len(read) == 1 else side_by_side(read)
     asked = {"baseline": baseline, "metric": metric, "methods": None if methods is None else list(methods)}
@@ -122,21 +138,38 @@ def _overrides(overrides: Sequence[str], config_dir: Folder | None) -> list[str]
 
 @contextmanager
 def _one_line() -> Iterator[None]:
-    """Turns errors of Hydra and OmegaConf into ours."""
+    """Turns errors of Hydra and OmegaConf, and those that span several lines, into one line of ours."""
     try:
         yield
-    except (UsageError, TrainingDivergedError, JobsFailedError):
+    except (TrainingDivergedError, JobsFailedError):
         raise
     except EXPECTED as error:
+        if isinstance(error, UsageError) and "\n" not in str(error):
+            raise
         raise UsageError(one_line(error)) from error
 
 
 @contextmanager
+def _interruptible() -> Iterator[None]:
+    """Lets a signal stop a run or a sweep in order, as the command line does, and end as Python's own interruption."""
+    try:
+        with stop_signals():
+            yield
+    except Stopped as stop:
+        raise KeyboardInterrupt(str(stop)) from None
+
+
+@contextmanager
 def _own_hydra() -> Iterator[None]:
-    """Lets Hydra start within a program that may use it itself."""
-    state = GlobalHydra.get_state()
+    """Lets Hydra run within a program that may use it itself, and gives back the program's logging."""
+    backup, config = get_gh_backup(), HydraConfig.instance().cfg
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
     GlobalHydra.instance().clear()
     try:
         yield
     finally:
-        GlobalHydra.set_state(state)
+        restore_gh_from_backup(backup)
+        HydraConfig.instance().cfg = config
+        root.handlers[:] = handlers
+        root.setLevel(level)

@@ -3,6 +3,7 @@
 Hydra's own help reads every group twice and takes as long as a short run.
 """
 
+import re
 import textwrap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -76,6 +77,8 @@ def help_text(program: str, arguments: Sequence[str]) -> str:
     own = _own_folder(arguments)
     folders = [CONF] if own is None else [CONF, own]
     overrides = [argument for argument in arguments if "=" in argument and not argument.startswith("-")]
+    if {"-m", "--multirun"} & set(arguments):  # axes have no single value to show
+        overrides = [override for override in overrides if not re.search(r"[,(]", override)]
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = hydra.compose("config", overrides=[*search_path(own), *with_trainer_options(overrides)])
     lines = ["tlexp: transfer-learning experiments.   f* = argmin L(f; target) + alpha * L(f; source)", ""]
@@ -96,7 +99,7 @@ def _own_folder(arguments: Sequence[str]) -> Path | None:
 
 
 def _groups(folders: Sequence[Path]) -> Iterator[str]:
-    names = {group.name for folder in folders for group in folder.iterdir() if group.is_dir()}
+    names = {file.parent.name for folder in folders for file in folder.glob("*/*.yaml")}
     for name in sorted(names - {"hydra"}):
         options = sorted({file.stem for folder in folders for file in (folder / name).glob("*.yaml")})
         yield from textwrap.wrap(f"{name}: {', '.join(options)}", WIDTH, subsequent_indent="  ", break_on_hyphens=False)

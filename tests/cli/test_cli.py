@@ -45,6 +45,8 @@ def test_help_shows_the_defaults_of_what_is_chosen_and_options_of_ones_own(tmp_p
     assert "data.shots=null " in chosen
     assert re.search(r"epochs=\d+ lr=0.1 ", chosen)
     assert ("gentle" in plain, "gentle" in chosen) == (False, True)
+    swept = forked("--help", "-m", "strategy=scratch,finetune", "seed=range(5)", "lr=0.2", cwd=tmp_path)
+    assert "lr=0.2 " in swept.stdout
     wrong = forked("--help", "alhpa=1", cwd=tmp_path)
     assert (wrong.returncode, wrong.stderr) == (
         2,

@@ -57,11 +57,11 @@ def test_single_runs_are_compared_by_their_parameters(compare, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
-        (("nothing",), "compare: nothing: no such sweep; there are strategy-alpha-seed"),
-        (("strategy-alpha-seed", "--methods", "lr"), "compare: lr: not an axis of strategy-alpha-seed"),
-        (("--experiment", "other"), "compare: other: sqlite:"),
-        (("--runs", "params.alpha = '7'"), "compare: params.alpha = '7': no finished run among them"),
-        (("--runs", "", "--axes", "lrr"), "compare: lrr: not every run has such a parameter"),
+        (("nothing",), "tlexp-compare: nothing: no such sweep; there are strategy-alpha-seed"),
+        (("strategy-alpha-seed", "--methods", "lr"), "tlexp-compare: lr: not an axis of strategy-alpha-seed"),
+        (("--experiment", "other"), "tlexp-compare: other: sqlite:"),
+        (("--runs", "params.alpha = '7'"), "tlexp-compare: params.alpha = '7': no finished run among them"),
+        (("--runs", "", "--axes", "lrr"), "tlexp-compare: lrr: not every run has such a parameter"),
     ],
 )
 def test_a_mistake_is_one_line(compare, arguments, line, capsys):

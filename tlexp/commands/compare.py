@@ -56,7 +56,7 @@ def main() -> None:
     try:
         compare(options)
     except UsageError as error:
-        print(f"compare: {error}", file=sys.stderr)
+        print(f"tlexp-compare: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
 
 
@@ -69,6 +69,8 @@ def compare(options: argparse.Namespace) -> None:
     if options.markdown is not None:
         print(markdown_table(options.markdown, options.metric))
     elif options.update is not None:
+        if not options.update.is_file():
+            raise UsageError(f"{options.update}: no such page; give a Markdown file")
         options.update.write_text(update_tables(options.update.read_text(), options.update.parent))
     else:
         compare_tracked(options)

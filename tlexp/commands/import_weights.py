@@ -9,6 +9,7 @@ package declares far more than its files need.
 
 import argparse
 import re
+import shlex
 import shutil
 import sys
 from importlib.metadata import PackageNotFoundError, files
@@ -48,7 +49,7 @@ def efficientnet_lite0(output: Path) -> str:
     state = torch.load(source, map_location="cpu", weights_only=True)
     output.parent.mkdir(parents=True, exist_ok=True)
     save_file({timm_name(name): tensor.contiguous() for name, tensor in state.items()}, output)
-    return f"python run.py backbone=efficientnet_lite0 init={output}"
+    return f"tlexp backbone=efficientnet_lite0 {shlex.quote(f'init={output}')}"
 
 
 def minilm(output: Path) -> str:
@@ -57,7 +58,7 @@ def minilm(output: Path) -> str:
     output.mkdir(parents=True, exist_ok=True)
     for name in ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "vocab.txt"):
         shutil.copy(weights.parent / name, output / name)
-    return f"python run.py backbone=minilm backbone.name={output} init=pretrained"
+    return f"tlexp backbone=minilm {shlex.quote(f'backbone.name={output}')} init=pretrained"
 
 
 def packaged(package: str, remedy: str, ending: str) -> Path:
@@ -65,9 +66,9 @@ def packaged(package: str, remedy: str, ending: str) -> Path:
     try:
         matches = [file.locate() for file in files(package) or [] if str(file).endswith(ending)]
     except PackageNotFoundError:
-        sys.exit(f"import_weights: the package {package} is not installed; {remedy}")
+        sys.exit(f"tlexp-import-weights: the package {package} is not installed; {remedy}")
     if len(matches) != 1:
-        sys.exit(f"import_weights: the package {package} has {len(matches)} files that end in {ending}, not one")
+        sys.exit(f"tlexp-import-weights: the package {package} has {len(matches)} files that end in {ending}, not one")
     return Path(str(matches[0]))
 
 

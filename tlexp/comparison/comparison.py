@@ -1,6 +1,7 @@
 """A sweep compared: its results with what follows from them, for reports and for Python."""
 
 from functools import cached_property
+from html import escape
 
 import pandas as pd
 from matplotlib.figure import Figure
@@ -31,7 +32,7 @@ class Comparison(SweepResults):
 
     @cached_property
     def effects(self) -> list[SourceEffect]:
-        """What alpha above 0 gains over alpha = 0 with all else equal."""
+        """The change in error of each alpha against alpha = 0, all else equal."""
         return source_effects(self)
 
     def table(self) -> pd.DataFrame:
@@ -39,7 +40,7 @@ class Comparison(SweepResults):
         return method_table(self, self.rows)
 
     def source_effects(self) -> pd.DataFrame:
-        """Returns, as text, what each alpha gains over alpha = 0; empty where alpha does not vary."""
+        """Returns, as text, the change in error of each alpha against alpha = 0; empty where alpha does not vary."""
         return effect_table(self, self.effects)
 
     def costs(self) -> pd.DataFrame:
@@ -58,6 +59,6 @@ class Comparison(SweepResults):
         """Shows summary, table, notes and figures in a notebook."""
         if not self.configs:
             return "<p>No job has finished: there is nothing to compare.</p>"
-        lines = [f"<p>{summary(self, self.rows)}</p>", table_html(self.table())]
-        lines += [f"<p>{note}</p>" for note in self.notes()]
+        lines = [f"<p>{escape(summary(self, self.rows))}</p>", table_html(self.table())]
+        lines += [f"<p>{escape(note)}</p>" for note in self.notes()]
         return "".join(lines + [figure_html(figure) for figure in self.figures().values()])

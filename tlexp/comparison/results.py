@@ -103,6 +103,9 @@ class SweepResults:
             raise UsageError(f"{baseline}: not in {self.name}; choose one of {known}")
         if unknown := [name for name in (*self.methods, *([axis] if axis else [])) if name not in self.axes]:
             raise UsageError(f"{unknown[0]}: not an axis of {self.name}; choose one of {', '.join(self.axes)}")
+        if axis and axis not in self.methods and not self.searched:
+            remedy = f"name it among the methods, such as {','.join([*self.methods, axis])}"
+            raise UsageError(f"{baseline}: {axis} is not compared but selected by validation; {remedy}")
 
     @property
     def unfinished(self) -> int:
@@ -207,8 +210,11 @@ def read_comparison(folder: Path) -> tuple[dict[str, Any], dict[str, dict[str, f
     for name in (run_folder.MANIFEST, POINTS):
         if not (folder / name).is_file():
             raise UsageError(f"{folder}: has no {name}; give the folder of a finished comparison")
-    manifest = run_folder.read_manifest(folder)
-    axes: list[str] = manifest["axes"]
+    try:
+        manifest = run_folder.read_manifest(folder)
+        axes: list[str] = manifest["axes"]
+    except (ValueError, KeyError) as error:
+        raise UsageError(f"{folder / run_folder.MANIFEST}: corrupt ({error}); rerun the sweep's command") from error
     keys = {tuple(point["values"][axis] for axis in axes): point["key"] for point in manifest["points"]}
     texts = pd.read_csv(folder / POINTS, dtype=str, keep_default_na=False)
     metrics = {}
@@ -220,7 +226,8 @@ def read_comparison(folder: Path) -> tuple[dict[str, Any], dict[str, dict[str, f
 
 def with_questions(manifest: Mapping[str, Any], asked: Mapping[str, Any]) -> dict[str, Any]:
     """Returns a sweep's manifest with other questions than its own, which notes name; None leaves one as it is."""
-    changed = {key: value for key, value in asked.items() if value is not None and value != manifest[key]}
+    own = {**manifest, "methods": manifest["methods"] or method_axes(manifest["axes"])}
+    changed = {key: value for key, value in asked.items() if value is not None and value != own[key]}
     return {**manifest, **changed, "changed": [*manifest.get("changed", ()), *changed]}
 
 

@@ -9,6 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from tlexp import run_folder
 from tlexp.config.schema import INITS, Config
+from tlexp.errors import UsageError
 
 _PACKAGE = Path(__file__).parent.parent
 # In a wheel the options lie inside the package, in a checkout beside it.
@@ -36,8 +37,17 @@ def with_trainer_options(arguments: Iterable[str]) -> list[str]:
 
 
 def search_path(config_dir: str | Path | None) -> list[str]:
-    """Returns the override with which Hydra finds options in a folder of the user's own; none without one."""
-    return [] if config_dir is None else [f"hydra.searchpath=['file://{Path(config_dir).absolute()}']"]
+    """Returns the override with which Hydra finds options in a folder of the user's own; none without one.
+
+    Raises:
+        UsageError: for a folder that does not exist.
+    """
+    if config_dir is None:
+        return []
+    if not Path(config_dir).is_dir():
+        raise UsageError(f"{config_dir}: no such folder; give one with options of your own, such as strategy/mine.yaml")
+    folder = str(Path(config_dir).absolute()).replace("\\", "\\\\").replace("'", "\\'")
+    return [f"hydra.searchpath=['file://{folder}']"]
 
 
 def load_file(folder: Path) -> Config:

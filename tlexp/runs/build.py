@@ -116,7 +116,7 @@ def build(config: Config, first_epoch: int = 0) -> RunComponents:
 
 
 def validate(config: Config) -> None:
-    """Checks what can be checked without building a network: for a process that only starts others.
+    """Checks what can be checked before anything trains: for a process that only starts others.
 
     Published weights are fetched here, so that the others find them in the local cache instead of each fetching them.
 

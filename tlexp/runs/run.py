@@ -37,7 +37,9 @@ def run(config: Config, folder: Path, output: Output | None = None) -> RunResult
     output = output or Output.to_screen()
     if run_folder.is_complete(folder):
         if run_folder.read_metrics(folder)["config_hash"] != config.hash:
-            raise UsageError(f"{folder}: holds the result of another configuration; give another hydra.run.dir=")
+            raise UsageError(
+                f"{folder}: holds the result of another configuration; give another folder (hydra.run.dir=)"
+            )
         output.report.print(f"{folder}: already complete", soft_wrap=True, markup=False)
         close_complete(config, folder)
         (folder / run_folder.LAST_CHECKPOINT).unlink(missing_ok=True)
