@@ -54,7 +54,7 @@ def mlflow_ui(folder: Path) -> Iterator[str]:
         port = free.getsockname()[1]
     line = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", f"sqlite:///{folder}/mlflow.db"]
     line += ["--artifacts-destination", str(folder / "mlartifacts"), "--port", str(port), "--workers", "1"]
-    # Without the processes of MLflow's own job queue, which start again and again and outlive the server.
+    # Without MLflow's own job queue: eight more processes, each of which imports all of MLflow.
     env = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     server = subprocess.Popen(line, cwd=folder, env=env, **quiet)  # type: ignore[call-overload]

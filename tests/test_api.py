@@ -141,7 +141,7 @@ def test_a_program_keeps_its_own_hydra_and_logging(tmp_path):
     assert ConfigStore.instance() is store
 
 
-def test_an_interrupted_run_is_killed_and_resumes(tmp_path):
+def test_an_interrupted_run_ends_in_order(tmp_path):
     """SIGINT as a notebook's stop button sends it."""
 
     def run() -> None:
