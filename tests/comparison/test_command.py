@@ -57,6 +57,8 @@ def test_single_runs_are_compared_by_their_parameters(compare, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
+        (("--markdown", "x", "--methods", "alpha"), "tlexp-compare: --methods and --baseline: not with --markdown"),
+        (("--update", "nowhere.md"), "tlexp-compare: nowhere.md: no such page; give a Markdown file"),
         (("nothing",), "tlexp-compare: nothing: no such sweep; there are strategy-alpha-seed"),
         (("strategy-alpha-seed", "--methods", "lr"), "tlexp-compare: lr: not an axis of strategy-alpha-seed"),
         (("--experiment", "other"), "tlexp-compare: other: sqlite:"),

@@ -22,6 +22,11 @@ def test_mnist_is_mlxtends():
     assert (samples.labels == labels).all()
 
 
+def test_jobs_of_one_process_share_the_pixels():
+    assert digits("first", rotation=90).inputs.pixels is digits("second", rotation=90).inputs.pixels
+    assert mnist("first").inputs.pixels is mnist("second").inputs.pixels
+
+
 def test_default_size_is_sixteen():
     assert digits("digits").inputs.pixels.shape[1:] == mnist("mnist").inputs.pixels.shape[1:] == (16, 16, 1)
 

@@ -28,14 +28,17 @@ def test_a_run_that_looked_for_its_rate_is_one_that_was_given_it(run_job, option
     assert (looked["folder"] / "lr_find.png").stat().st_size > 5000
 
 
-def test_weights_and_random_streams_stay_and_stages_keep_their_shares():
+def test_weights_and_random_streams_stay_and_stages_keep_their_shares(monkeypatch):
     components = build(compose(*RUN, "terms=[delta]"))
+    made, make = [], components.data.train_dataloader
+    monkeypatch.setattr(components.data, "train_dataloader", lambda: made.append(make()) or made[-1])
     before, chance = state(components.task), torch.get_rng_state()
     first = find_lr(components.task, components.data, pl.Trainer(accelerator="cpu", logger=False), Console(quiet=True))
     assert not differing(before, state(components.task))
     assert torch.equal(chance, torch.get_rng_state())
     assert all(parameter.grad is None for parameter in components.task.parameters())
     assert components.task.terms["delta"].now.passes == []
+    assert len(made) == 1, "passes share their loaders, and with them their workers"
     second = find_lr(components.task, components.data, pl.Trainer(accelerator="cpu", logger=False), Console(quiet=True))
     assert (first.lr, first.losses.tolist()) == (second.lr, second.losses.tolist())
     assert 1e-4 < first.lr < 0.5

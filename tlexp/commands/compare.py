@@ -66,6 +66,10 @@ def compare(options: argparse.Namespace) -> None:
     Raises:
         UsageError: for a sweep, a run or a question that is not there.
     """
+    if (options.markdown or options.update) and (options.methods or options.baseline):
+        raise UsageError(
+            "--methods and --baseline: not with --markdown or --update, which show the sweep's own question"
+        )
     if options.markdown is not None:
         print(markdown_table(options.markdown, options.metric))
     elif options.update is not None:

@@ -226,7 +226,8 @@ def read_comparison(folder: Path) -> tuple[dict[str, Any], dict[str, dict[str, f
 
 def with_questions(manifest: Mapping[str, Any], asked: Mapping[str, Any]) -> dict[str, Any]:
     """Returns a sweep's manifest with other questions than its own, which notes name; None leaves one as it is."""
-    own = {**manifest, "methods": manifest["methods"] or method_axes(manifest["axes"])}
+    methods = method_axes(manifest["axes"]) if manifest["methods"] is None else manifest["methods"]
+    own = {**manifest, "methods": methods}
     changed = {key: value for key, value in asked.items() if value is not None and value != own[key]}
     return {**manifest, **changed, "changed": [*manifest.get("changed", ()), *changed]}
 
