@@ -63,7 +63,7 @@ BACKBONES = {
     "bert": (
         "backbone=text",
         f"backbone.name={FILES / 'tiny_bert'}",
-        "data=tables",
+        "data=text_table",
         f"data.source.root={FILES / 'letters.csv'}",
         f"data.target.root={FILES / 'reports.csv'}",
         "data.shots=5",

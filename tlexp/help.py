@@ -26,8 +26,8 @@ EXAMPLES = (
     ),
     (
         "Your own images in folders or texts in tables (check first: tlexp-check-data data=...):",
-        "data=folder data.target.root=FOLDER backbone=resnet50 init=pretrained",
-        "data=table data.target.root=FILE.csv backbone=minilm init=pretrained",
+        "data=images data.target.root=FOLDER backbone=resnet50 init=pretrained",
+        "data=text_table data.target.root=FILE.csv backbone=minilm init=pretrained",
     ),
     ("A whole recipe:", "experiment=vgg16_keras data.target.root=FOLDER"),
 )
@@ -101,7 +101,8 @@ def _own_folder(arguments: Sequence[str]) -> Path | None:
 def _groups(folders: Sequence[Path]) -> Iterator[str]:
     names = {file.parent.name for folder in folders for file in folder.glob("*/*.yaml")}
     for name in sorted(names - {"hydra"}):
-        options = sorted({file.stem for folder in folders for file in (folder / name).glob("*.yaml")})
+        files = [file for folder in folders for file in (folder / name).glob("*.yaml")]
+        options = sorted({file.stem for file in files if not file.read_text().startswith("# Old name")})
         yield from textwrap.wrap(f"{name}: {', '.join(options)}", WIDTH, subsequent_indent="  ", break_on_hyphens=False)
 
 

@@ -108,7 +108,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("overrides", nargs="*")
     given = parser.parse_intermixed_args()
-    data = ["data=one", "dataset@data.target=digits", f"data.target.size={given.size}", "data.test_fraction=0.2"]
+    data = ["data=named", "dataset@data.target=digits", f"data.target.size={given.size}", "data.test_fraction=0.2"]
     fixed = [
         "init=random",
         "tracking=none",

@@ -102,7 +102,13 @@ def test_minilm_knows_which_sentences_are_alike(tmp_path):
     folder = imported("minilm", tmp_path / "minilm")
     tables = tmp_path / "t.csv"
     tables.write_text("text,label\n" + "\n".join(f"text {index},{'ab'[index % 2]}" for index in range(20)) + "\n")
-    run = ("data=table", f"data.target.root={tables}", "backbone=minilm", f"backbone.name={folder}", "init=pretrained")
+    run = (
+        "data=text_table",
+        f"data.target.root={tables}",
+        "backbone=minilm",
+        f"backbone.name={folder}",
+        "init=pretrained",
+    )
     components = build(compose(*run, "strategy=linear_probe", "batch_size=4"))
     assert str(components.start.weights) == "pretrained: 101 of 101 tensors"
     backbone = components.task.model.backbone.eval()

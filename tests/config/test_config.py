@@ -22,7 +22,7 @@ WRONG = [
     (("head_dropout=1",), "head_dropout=1.0: must lie in"),
     (("pretrain.init=source",), "pretrain.init=source: the source's own run starts from"),
     (("experiment=vgg16_keras", "init=random"), "root=null: an image folder needs data.target.root=FOLDER"),
-    (("data=table", "init=random"), "root=null: a text table needs data.target.root=FILE"),
+    (("data=text_table", "init=random"), "root=null: a text table needs data.target.root=FILE"),
     (("backbone=timm", "init=random", "backbone.size=abc"), "backbone.size=abc: must be at least 1, in whole pixels"),
     (("backbone=vgg16", "init=random", "backbone.size=0"), "backbone.size=0: must be at least 1, in whole pixels"),
     (("backbone=text", "init=random"), "Missing mandatory value"),

@@ -28,7 +28,7 @@ def photos(tmp_path):
 
 def run(folder, *more):
     small = ("init=random", "batch_size=4")
-    return compose("data=folder", f"data.target.root={folder}", *small, *more)
+    return compose("data=images", f"data.target.root={folder}", *small, *more)
 
 
 def epochs(config, count=2):

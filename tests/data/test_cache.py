@@ -242,7 +242,7 @@ def test_what_was_used_longest_ago_makes_room(tmp_path, files):
 
 def test_what_does_not_fit_is_decoded_each_time_and_said(tmp_path, decodes):
     folder = tree(tmp_path / "pets", cat=10, dog=10)
-    run = ("data=folder", f"data.target.root={folder}", "init=random", "batch_size=4", "cache_gb=0")
+    run = ("data=images", f"data.target.root={folder}", "init=random", "batch_size=4", "cache_gb=0")
     data = build(compose(*run)).data
     data.materialize()
     assert isinstance(data.raw("target", "train").inputs, Lazy)
@@ -261,14 +261,14 @@ def test_what_does_not_fit_is_decoded_each_time_and_said(tmp_path, decodes):
 def test_a_bad_picture_is_said_before_training_also_where_nothing_is_kept(tmp_path):
     folder = tree(tmp_path / "pets", train={"cat": 10, "dog": 10}, test={"cat": 2, "dog": 2})
     (folder / "test/dog/1.png").write_bytes(b"torn")
-    run = ("data=folder", f"data.target.root={folder}", "init=random", "batch_size=4", "cache_gb=0")
+    run = ("data=images", f"data.target.root={folder}", "init=random", "batch_size=4", "cache_gb=0")
     with pytest.raises(UsageError, match=r"test/dog/1.png: not a readable image \(unknown format\); fix or remove it"):
         build(compose(*run)).data.materialize()
 
 
 def test_an_error_in_a_worker_is_one_line_too(tmp_path):
     folder = tree(tmp_path / "pets", cat=10, dog=10)
-    run = ("data=folder", f"data.target.root={folder}", "init=random", "batch_size=4", "cache_gb=0", "workers=1")
+    run = ("data=images", f"data.target.root={folder}", "init=random", "batch_size=4", "cache_gb=0", "workers=1")
     loader = build(compose(*run)).data.train_dataloader().iterables["target"]
     for path in folder.rglob("*.png"):
         path.write_bytes(b"torn in mid-training")
@@ -301,7 +301,7 @@ def test_arrays_of_the_right_size_stay_in_memory_and_others_are_kept(cache):
 
 
 def test_tokens_are_kept_for_the_same_texts_and_the_same_tokenizer(monkeypatch, tmp_path):
-    bert = ("backbone=text", f"backbone.name={FILES / 'tiny_bert'}", "init=random", "data=table")
+    bert = ("backbone=text", f"backbone.name={FILES / 'tiny_bert'}", "init=random", "data=text_table")
     run = (*bert, f"data.target.root={FILES / 'letters.csv'}", f"cache={tmp_path / 'cache'}")
     first, second, shorter = (build(compose(*run, *more)).data for more in ((), (), ("backbone.max_length=4",)))
     before = first.raw("target", "test").inputs

@@ -89,7 +89,7 @@ def test_the_hash_tells_what_lies_in_which_split(tmp_path):
 
     def hash_of(folder, *more):
         return read_domain(
-            compose("data=folder", f"data.target.root={folder}", "init=random", *more), "target"
+            compose("data=images", f"data.target.root={folder}", "init=random", *more), "target"
         ).split_hash
 
     shutil.copytree(folder, tmp_path / "elsewhere/pets")

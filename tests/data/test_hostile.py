@@ -40,7 +40,7 @@ def hostile(tmp_path):
 
 
 def chosen(folder, *more):
-    return compose("data=folder", f"data.target.root={folder}", "init=random", "batch_size=4", *more)
+    return compose("data=images", f"data.target.root={folder}", "init=random", "batch_size=4", *more)
 
 
 def test_what_is_no_image_is_left_out_and_counted(hostile):
@@ -85,7 +85,7 @@ def test_bad_files_are_left_out_where_that_is_asked_for_with_a_count_and_a_list(
 
 
 def test_a_run_keeps_the_list_of_what_it_skipped(hostile, run_job):
-    run = ("data=folder", f"data.target.root={hostile}", "init=random", "batch_size=4", "epochs=1")
+    run = ("data=images", f"data.target.root={hostile}", "init=random", "batch_size=4", "epochs=1")
     result = run_job(*run, "data.target.on_bad=skip")
     assert len(result["data"]["target"]["skipped"]) == len(BAD)
     assert result["data"]["target"]["train"] + result["data"]["target"]["val"] + result["test_examples"] == 24
@@ -208,7 +208,7 @@ def test_classes_that_differ_in_capitals_only_are_mentioned(tmp_path):
 def test_a_class_that_validation_lacks_is_said_by_name_and_the_class_map_is_trainings(tmp_path, run_job):
     components = {"train": {"a": 6, "b": 6, "c": 6}, "val": {"a": 2, "c": 2}, "test": {"a": 2, "b": 2, "c": 2}}
     folder = tree(tmp_path / "abc", **components)
-    result = run_job("data=folder", f"data.target.root={folder}", "init=random", "batch_size=4", "epochs=1")
+    result = run_job("data=images", f"data.target.root={folder}", "init=random", "batch_size=4", "epochs=1")
     assert result["data"]["target"]["notices"] == ["its validation split has no example of 1 classes: b"]
     card = torch.load(result["folder"] / "best.ckpt", weights_only=True)["tlexp"]
     assert card["classes"]["target"] == ["a", "b", "c"]
@@ -374,7 +374,7 @@ def test_data_smaller_than_a_batch_are_refused_before_training(tmp_path):
     with pytest.raises(
         UsageError, match=r"batch_size=32: the target few has only \d training examples; use batch_size="
     ):
-        build(compose("data=folder", f"data.target.root={folder}", "init=random", "batch_size=32"))
+        build(compose("data=images", f"data.target.root={folder}", "init=random", "batch_size=32"))
 
 
 def test_rows_with_more_fields_than_the_head_are_refused_rather_than_shifted(tmp_path):
@@ -436,7 +436,7 @@ def test_a_folder_that_cannot_be_entered_is_named(tmp_path, monkeypatch):
 
 def test_names_with_signs_of_markup_and_formulas_survive_a_run(tmp_path, run_job, capsys):
     folder = tree(tmp_path / "odd", **{"$5_$10": 10, "[bold]": 10, "$a^{b $": 10})
-    result = run_job("data=folder", f"data.target.root={folder}", "init=random", "batch_size=4", "epochs=1")
+    result = run_job("data=images", f"data.target.root={folder}", "init=random", "batch_size=4", "epochs=1")
     assert result["data"]["target"]["classes"] == ["$5_$10", "$a^{b $", "[bold]"]
     shown = capsys.readouterr().out
     assert "3: $5_$10, $a^{b $, [bold]" in shown
@@ -462,7 +462,7 @@ def test_groups_that_leave_a_split_empty_are_said_with_their_number(tmp_path):
         lines = [f"text {index},{'abc'[index % 3]},{groups(index)}" for index in range(30)]
         (tmp_path / "t.csv").write_text("text,label,author\n" + "\n".join(lines) + "\n")
         config = compose(
-            "data=table", f"data.target.root={tmp_path / 't.csv'}", "data.target.group=author", "init=random"
+            "data=text_table", f"data.target.root={tmp_path / 't.csv'}", "data.target.group=author", "init=random"
         )
         with pytest.raises(UsageError, match=message):
             read_domain(config, "target").check("target")

@@ -67,7 +67,7 @@ def test_a_folder_of_plain_files_and_a_run_on_it(tmp_path):
     (tmp_path / "notes").mkdir()
     lines = [f"word {index},{'ab'[index % 2]}" for index in range(40)]
     (tmp_path / "notes/train.csv").write_text("text,label\n" + "\n".join(lines) + "\n")
-    config = compose("data=one", "dataset@data.target=hf", "data.target.root=notes", "init=random", root=tmp_path)
+    config = compose("data=named", "dataset@data.target=hf", "data.target.root=notes", "init=random", root=tmp_path)
     assert config.data.target["name"] == "notes"
     domain = read_domain(config, "target")
     assert domain.samples.classes == ("a", "b")
@@ -77,7 +77,7 @@ def test_a_folder_of_plain_files_and_a_run_on_it(tmp_path):
 def test_a_torn_image_is_named_by_its_row(tmp_path):
     torn = {"bytes": b"torn", "path": None}
     root = saved(tmp_path / "pets", "image", train=([png(10), png(20)] * 10 + [torn], [1, 0] * 10 + [1]))
-    chosen = ("data=one", "dataset@data.target=hf", f"data.target.root={root}", "init=random", "batch_size=4")
+    chosen = ("data=named", "dataset@data.target=hf", f"data.target.root={root}", "init=random", "batch_size=4")
     with pytest.raises(UsageError, match=r"pets: row 21: not a readable image \(unknown format\)"):
         build(compose(*chosen)).data.materialize()
     domain = read_domain(compose(*chosen, "data.target.on_bad=skip"), "target")

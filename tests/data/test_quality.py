@@ -36,7 +36,7 @@ def pets(tmp_path):
 
 
 def report(folder, *more, source=None):
-    data = ("data=folder",) if source is None else ("data=folders", f"data.source.root={source}")
+    data = ("data=images",) if source is None else ("data=images", f"data.source.root={source}")
     config = compose(*data, f"data.target.root={folder}", "init=random", *more)
     domains = {role: read_domain(config, role) for role in (("target", "source") if source else ("target",))}
     splits = split_examples(domains, {role: facts(domain.samples.inputs) for role, domain in domains.items()})
@@ -98,7 +98,9 @@ def test_texts_are_equal_whatever_their_capitals_and_spaces(tmp_path):
     lines = [f"text number {index},{'ab'[index % 2]},train" for index in range(20)]
     lines += ["Text  NUMBER 3,b,test", "another,a,test"]
     (tmp_path / "t.csv").write_text("text,label,split\n" + "\n".join(lines) + "\n")
-    config = compose("data=table", f"data.target.root={tmp_path / 't.csv'}", "data.target.split=split", "init=random")
+    config = compose(
+        "data=text_table", f"data.target.root={tmp_path / 't.csv'}", "data.target.split=split", "init=random"
+    )
     domains = {"target": read_domain(config, "target")}
     splits = split_examples(domains, {"target": facts(domains["target"].samples.inputs)})
     (pair,) = find_duplicates(splits)
@@ -110,7 +112,9 @@ def test_imbalance_and_missing_classes_are_said(tmp_path):
     lines = [f"text {index},{'b' if index % 50 == 1 else 'a'}" for index in range(400)]
     (tmp_path / "t.csv").write_text("text,label\n" + "\n".join(lines) + "\n")
     domains = {
-        "target": read_domain(compose("data=table", f"data.target.root={tmp_path / 't.csv'}", "init=random"), "target")
+        "target": read_domain(
+            compose("data=text_table", f"data.target.root={tmp_path / 't.csv'}", "init=random"), "target"
+        )
     }
     said = find_warnings(domains, split_examples(domains, {"target": facts(domains["target"].samples.inputs)}), [])
     assert any("a has 188 training examples and b 4; see objective.class_weights" in line for line in said)
@@ -121,7 +125,9 @@ def test_texts_are_known_by_their_file_and_row_also_after_some_were_skipped(tmp_
     (tmp_path / "test.csv").write_text("text,label\n,0\nnew,1\nT3,1\nother,0\n")
     files = ("data.target.train=train.csv", "data.target.test=test.csv", "data.target.on_bad=skip")
     domains = {
-        "target": read_domain(compose("data=table", f"data.target.root={tmp_path}", *files, "init=random"), "target")
+        "target": read_domain(
+            compose("data=text_table", f"data.target.root={tmp_path}", *files, "init=random"), "target"
+        )
     }
     (pair,) = find_duplicates(split_examples(domains, {"target": facts(domains["target"].samples.inputs)}))
     assert pair.example == "train.csv: row 4 and test.csv: row 3"
@@ -135,13 +141,13 @@ def check(*arguments, cwd):
 def test_the_script_lists_everything_and_draws_it(tmp_path, pets):
     for name, content in BAD.items():
         (pets / "train/cat" / name).write_bytes(content)
-    done = check("data=folder", f"data.target.root={pets}", cwd=tmp_path)
+    done = check("data=images", f"data.target.root={pets}", cwd=tmp_path)
     assert done.returncode == 1, done.stderr
     for name in BAD:
         assert name in done.stdout
     assert "target: pets, 8 skipped" in done.stdout
     assert "a run refuses these data: fix or remove what cannot be read, or set data.target.on_bad=skip" in done.stdout
-    lenient = check("data=folder", f"data.target.root={pets}", "data.target.on_bad=skip", cwd=tmp_path)
+    lenient = check("data=images", f"data.target.root={pets}", "data.target.on_bad=skip", cwd=tmp_path)
     assert lenient.returncode == 0, lenient.stderr
     for picture in tmp_path.glob("outputs/checks/*/data_report.png"):
         with Image.open(picture) as drawn:
@@ -150,10 +156,10 @@ def test_the_script_lists_everything_and_draws_it(tmp_path, pets):
     for path in (pets / "train").rglob("*.png"):
         if path.name != "0.png":
             path.unlink()
-    few = check("data=folder", f"data.target.root={pets}", "data.target.on_bad=skip", cwd=tmp_path)
+    few = check("data=images", f"data.target.root={pets}", "data.target.on_bad=skip", cwd=tmp_path)
     assert few.returncode == 2
     assert "tlexp: the target pets has no val example: the data set has 10 examples; add some" in few.stderr
-    wrong = check("data=folder", "data.target.root=nowhere", cwd=tmp_path)
+    wrong = check("data=images", "data.target.root=nowhere", cwd=tmp_path)
     assert (wrong.returncode, wrong.stderr) == (2, f"tlexp: root={tmp_path / 'nowhere'}: no such folder\n")
 
 
@@ -165,7 +171,7 @@ def test_ten_thousand_files_are_reported_in_seconds(tmp_path):
         for index in range(1000):
             (tmp_path / f"many/{label}/{index}.jpg").write_bytes(stream.getvalue() + bytes([label, index % 256]))
     before = time.monotonic()
-    done = check("data=folder", f"data.target.root={tmp_path / 'many'}", cwd=tmp_path)
+    done = check("data=images", f"data.target.root={tmp_path / 'many'}", cwd=tmp_path)
     took = time.monotonic() - before
     assert done.returncode == 0, done.stderr
     assert "10,000 images of 10 classes" in done.stdout

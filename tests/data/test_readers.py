@@ -33,7 +33,7 @@ def test_given_splits_are_kept_and_missing_ones_are_cut(tmp_path):
     folder = tree(tmp_path / "pets", train={"dog": 10, "cat": 10}, test={"dog": 2, "cat": 1})
     samples = image_folder(str(folder))
     assert {part: len(indices) for part, indices in samples.given.items()} == {"train": 20, "test": 3}
-    run = ("data=folder", f"data.target.root={folder}", "init=random", "backbone.size=16", "alpha=0")
+    run = ("data=images", f"data.target.root={folder}", "init=random", "backbone.size=16", "alpha=0")
     for budget, sizes in (((), (16, 4, 3)), (("data.shots=5",), (8, 2, 3)), (("data.val=large",), (16, 4, 3))):
         split = read_domain(compose(*run, *budget), "target").split
         assert (len(split.train), len(split.val), len(split.test)) == sizes
@@ -45,7 +45,7 @@ def test_a_given_validation_split_validates_unless_a_budget_pays_for_it(tmp_path
     components = {"train": {"dog": 10, "cat": 10}, "val": {"dog": 4, "cat": 4}, "test": {"dog": 2, "cat": 2}}
     folder = tree(tmp_path / "pets", **components)
     given = set(image_folder(str(folder)).given["val"])
-    run = ("data=folder", f"data.target.root={folder}", "init=random", "alpha=0")
+    run = ("data=images", f"data.target.root={folder}", "init=random", "alpha=0")
     for budget, train, uses_given in (
         ((), 20, True),
         (("data.shots=5", "data.val=large"), 10, True),
@@ -133,7 +133,7 @@ def test_a_torn_image_of_any_split_is_said_before_training(tmp_path, run_job):
     folder = tree(tmp_path / "pets", train={"dog": 10, "cat": 10}, test={"dog": 2, "cat": 2})
     (folder / "test/dog/1.png").write_bytes(b"torn")
     with pytest.raises(UsageError, match=r"test/dog/1.png: not a readable image"):
-        run_job("data=folder", f"data.target.root={folder}", "init=random", "batch_size=4")
+        run_job("data=images", f"data.target.root={folder}", "init=random", "batch_size=4")
     assert not list(tmp_path.glob("run*/history.jsonl"))
 
 
@@ -159,7 +159,7 @@ def test_tables_that_cannot_be_read_are_named(tmp_path, file, content, message):
 
 
 def test_texts_and_images_do_not_pass_for_each_other():
-    texts = ("data=table", f"data.target.root={FILES / 'letters.csv'}", "init=random")
+    texts = ("data=text_table", f"data.target.root={FILES / 'letters.csv'}", "init=random")
     with pytest.raises(UsageError, match="the target letters holds texts, but the backbone takes images"):
         build(compose(*texts))
     bert = ("backbone=text", f"backbone.name={FILES / 'tiny_bert'}", "init=random")
@@ -169,7 +169,7 @@ def test_texts_and_images_do_not_pass_for_each_other():
 
 def test_relative_roots_lie_in_the_folder_of_the_launch(tmp_path):
     tree(tmp_path / "pets", dog=5, cat=5)
-    config = compose("data=folder", "data.target.root=pets", "init=random", root=tmp_path)
+    config = compose("data=images", "data.target.root=pets", "init=random", root=tmp_path)
     assert config.data.target["root"] == str(tmp_path / "pets")
-    assert (config.data.target["name"], config.data.name) == ("pets", "folder")
+    assert (config.data.target["name"], config.data.name) == ("pets", "images")
     assert isinstance(read_domain(config, "target").samples.labels, np.ndarray)

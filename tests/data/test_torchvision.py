@@ -100,7 +100,7 @@ def test_a_download_that_was_killed_is_not_taken_for_complete(tmp_path, shop):
 
 def test_the_published_splits_are_kept(tmp_path, shop):
     clothes(tmp_path / "fashion")
-    chosen = ("data=one", "dataset@data.target=fashion_mnist", f"data.target.folder={tmp_path / 'fashion'}")
+    chosen = ("data=named", "dataset@data.target=fashion_mnist", f"data.target.folder={tmp_path / 'fashion'}")
     samples = clothes(tmp_path / "fashion")
     assert sorted(samples.given) == ["test", "train"]
     assert samples.given["test"].tolist() == list(range(10, 20))
@@ -201,7 +201,7 @@ def test_each_layout_is_read_without_decoding_an_image(tmp_path, monkeypatch, na
     for module in (datasets.flowers102, datasets.cifar, datasets.svhn, utils):
         monkeypatch.setattr(module, "check_integrity", lambda *args: True)
     monkeypatch.setattr(Image.Image, "load", lambda *args: pytest.fail("an image was decoded"))
-    options = compose("data=one", f"dataset@data.target={name}", "init=random", root=tmp_path).data.target
+    options = compose("data=named", f"dataset@data.target={name}", "init=random", root=tmp_path).data.target
     assert options["folder"] == str(tmp_path / "data" / name)
     options = {key: value for key, value in options.items() if key != "_target_"} | {"folder": str(tmp_path / "data")}
     samples = torchvision_set(**options, download=False) if "download" not in options else torchvision_set(**options)
@@ -217,7 +217,7 @@ def test_every_named_set_is_one_that_torchvision_has():
     named = [path for path in (CONF / "dataset").glob("*.yaml") if "torchvision_set" in path.read_text()]
     assert len(named) >= 15
     for path in named:
-        options = compose("data=one", f"dataset@data.target={path.stem}", "init=random").data.target
+        options = compose("data=named", f"dataset@data.target={path.stem}", "init=random").data.target
         assert options["dataset"] in datasets.__all__
         assert options["name"] == path.stem
         json.dumps(options)

@@ -151,7 +151,7 @@ def test_the_sources_weights_depend_on_the_pictures_that_a_table_lists(tmp_path)
     pictures = tree(tmp_path / "anywhere", cat=3, dog=3)
     lines = [f"{path},{path.parent.name}" for path in sorted(pictures.rglob("*.png"))]
     (tmp_path / "t.csv").write_text("path,label\n" + "\n".join(lines) + "\n")
-    run = ("data=image_tables", f"data.source.root={tmp_path / 't.csv'}", f"data.target.root={tmp_path / 't.csv'}")
+    run = ("data=image_table", f"data.source.root={tmp_path / 't.csv'}", f"data.target.root={tmp_path / 't.csv'}")
     before = source_folder(compose(*run))
     assert source_folder(compose(*run)) == before
     (pictures / "cat/0.png").touch()

@@ -66,8 +66,8 @@ def test_lora_trains_as_many_parameters_as_the_library_does(tmp_path):
         shutil.copy(FILES / "tiny_bert" / file, tmp_path)
     BertConfig().save_pretrained(tmp_path)
     bert = ("backbone=text", f"backbone.name={tmp_path}", "backbone.pooling=cls", "init=random", "batch_size=4")
-    texts = ("data=table", f"data.target.root={FILES / 'reports.csv'}", "data.target.classes=[0,1]", "data.shots=5")
-    components = build(compose(*bert, *texts, "strategy=lora"))
+    texts = ("data=text_table", f"data.target.root={FILES / 'reports.csv'}", "data.target.classes=[0,1]")
+    components = build(compose(*bert, *texts, "data.shots=5", "strategy=lora"))
     assert sum(p.numel() for p in components.task.model.parameters() if p.requires_grad) == 294_912 + 1_538
     plain = build(compose(*bert, *texts)).task.model.backbone.body
     theirs = get_peft_model(plain, LoraConfig(r=8, target_modules=["query", "value"]))

@@ -166,8 +166,8 @@ def test_bitfit_trains_a_thousandth_of_bert_base(tmp_path):
         shutil.copy(FILES / "tiny_bert" / file, tmp_path)
     BertConfig().save_pretrained(tmp_path)
     bert = ("backbone=text", f"backbone.name={tmp_path}", "backbone.pooling=pooler", "init=random", "batch_size=4")
-    texts = ("data=table", f"data.target.root={FILES / 'reports.csv'}", "data.target.classes=[0,1]", "data.shots=5")
-    model = build(compose(*bert, *texts, "strategy=bitfit")).task.model
+    texts = ("data=text_table", f"data.target.root={FILES / 'reports.csv'}", "data.target.classes=[0,1]")
+    model = build(compose(*bert, *texts, "data.shots=5", "strategy=bitfit")).task.model
     assert sum(p.numel() for p in model.parameters() if p.requires_grad) == 102_912 + 1_538
 
 

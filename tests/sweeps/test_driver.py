@@ -297,7 +297,7 @@ def _trials(cwd: Path) -> list[tuple[Any, ...]]:
 def test_a_search_tries_failed_jobs_again_and_refuses_another_space(tmp_path):
     """What failed for a reason outside of it is no answer; a value that was seen twice is one run."""
     table = tmp_path / "texts.csv"
-    run = (*QUICK, "data=table", f"data.target.root={table}", "backbone=text", "init=random", "epochs=1")
+    run = (*QUICK, "data=text_table", f"data.target.root={table}", "backbone=text", "init=random", "epochs=1")
     run += (f"backbone.name={FILES / 'tiny_bert'}", "backbone.max_length=16", f"cache={CACHE}", "data.shots=5")
     search = (
         *run,

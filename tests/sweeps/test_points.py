@@ -150,7 +150,7 @@ def test_changed_files_are_another_job(tmp_path):
     for name in ("a", "b"):
         (tmp_path / "photos" / name).mkdir(parents=True)
         (tmp_path / "photos" / name / "1.png").write_bytes(b"1")
-    options = ("data=folder", f"data.target.root={tmp_path}/photos", "init=random")
+    options = ("data=images", f"data.target.root={tmp_path}/photos", "init=random")
     before = key(*options)
     (tmp_path / "photos/a/2.png").write_bytes(b"2")
     _data_keys.cache_clear()  # a sweep looks once
@@ -166,7 +166,7 @@ def test_changed_pictures_of_a_table_are_another_job_and_a_download_is_none(tmp_
     Image.new("L", (9, 9)).save(tmp_path / "1.png")
     _data_keys.cache_clear()
     assert key(*options) != before
-    named = ("data=one", "dataset@data.target=cifar10", f"data.target.folder={tmp_path}/cifar", "init=random")
+    named = ("data=named", "dataset@data.target=cifar10", f"data.target.folder={tmp_path}/cifar", "init=random")
     before = key(*named)
     (tmp_path / "cifar").mkdir()
     (tmp_path / "cifar/batch").write_bytes(b"1")

@@ -346,8 +346,8 @@ def test_delta_finds_its_layers(starts, backbone, layers):
         (("terms=[bi_tuning]", "head_hidden=8"), "needs a linear head"),
         (("terms=[delta]", "terms.delta.layers=[conv9]"), "terms.delta.layers=conv9: the backbone has no such module"),
         (
-            ("terms=[mmd]", "data=one", "dataset@data.target=digits", "data.shots=5"),
-            "compares source and target, but data=one has no source",
+            ("terms=[mmd]", "data=named", "dataset@data.target=digits", "data.shots=5"),
+            "compares source and target, but data=named has no source",
         ),
         (("data.unlabelled=true",), "no term would use it"),
         (("terms=[mcc]", "terms.mcc.temperature=0"), "terms.mcc.temperature=0: must be above 0"),

@@ -1,4 +1,4 @@
-"""Checks data before anything trains: `tlexp-check-data data=folder data.target.root=FOLDER`.
+"""Checks data before anything trains: `tlexp-check-data data=images data.target.root=FOLDER`.
 
 Takes the options of `tlexp`, reads every example once (the cache remembers), and reports what cannot be read, how many
 examples each class has in each split, duplicates, and leakage into the target's test split. The figure is

@@ -1,8 +1,11 @@
 """Loading a configuration: from what Hydra composed to checked plain values with absolute paths."""
 
+import logging
 import re
 from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
@@ -11,6 +14,7 @@ from tlexp import run_folder
 from tlexp.config.schema import INITS, Config
 from tlexp.errors import UsageError
 
+log = logging.getLogger(__name__)
 _PACKAGE = Path(__file__).parent.parent
 # In a wheel the options lie inside the package, in a checkout beside it.
 CONF = next(folder for folder in (_PACKAGE / "conf", _PACKAGE.parent / "conf") if folder.is_dir())
@@ -26,6 +30,14 @@ def _folder_of_run(resume: str | None, new: str) -> str:
     return resume if resume and Path(resume, run_folder.CONFIG).is_file() else new
 
 
+@cache  # once for all jobs of a sweep
+def renamed(old: str, new: str) -> str:
+    """Returns the new name of an option in `conf/data`, and says that the old one will not last."""
+    log.warning("data=%s is now called data=%s; the next version will not know the old name", old, new)
+    return new
+
+
+OmegaConf.register_new_resolver("renamed", renamed, replace=True)
 OmegaConf.register_new_resolver("basename", _basename, replace=True)
 OmegaConf.register_new_resolver("folder_of_run", _folder_of_run, replace=True)
 ConfigStore.instance().store("schema", Config)
@@ -63,7 +75,8 @@ def load(cfg: DictConfig, root: Path) -> Config:
         omegaconf.errors.OmegaConfBaseException: for a value of the wrong type or an unknown key.
     """
     # Merged as plain values, since a key that Hydra was told to add with + would pass as part of a typed node.
-    plain = OmegaConf.to_container(cfg, resolve=True)
+    plain: Any = OmegaConf.to_container(cfg, resolve=True)
+    _settle_domains(plain["data"])
     config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), plain))
     assert isinstance(config, Config)
     config.store, config.cache = str(root / config.store), str(root / config.cache)
@@ -80,3 +93,30 @@ def load(cfg: DictConfig, root: Path) -> Config:
         local = uri.startswith("sqlite:///")
         config.tracking.uri = f"sqlite:///{root / uri.removeprefix('sqlite:///')}" if local else uri
     return config
+
+
+def _settle_domains(data: dict[str, Any]) -> None:
+    """Drops a source that was given no location, and names the domains apart."""
+    source = data["source"]
+    if source and "root" in source and not (source["root"] or source.get("hub")):
+        data["source"] = None
+    names: dict[str, str] = {}  # by role
+    for role in ("target", "source", "shifted"):
+        node = data[role]
+        if node and node["name"] in names.values():
+            other = next(data[earlier] for earlier, name in names.items() if name == node["name"])
+            node["name"] = _distinct_name(node, other, role)
+        if node:
+            names[role] = node["name"]
+
+
+def _distinct_name(node: dict[str, Any], other: dict[str, Any], role: str) -> str:
+    """Returns the name with as many folders before it as tell it from the other's, or else with its role."""
+    name = str(node["name"])
+    if node.get("root") and other.get("root"):
+        for mine, theirs in zip(Path(node["root"]).parents, Path(other["root"]).parents, strict=False):
+            if mine.name:
+                name = f"{mine.name}-{name}"
+            if mine.name != theirs.name:
+                return name
+    return f"{name}-{role}"

@@ -227,10 +227,9 @@ class Config:
         ok = self.workers is None or self.workers >= 0
         _require(ok, "workers", self.workers, "must be >= 0, or null for what the machine can spare")
         if self.data.source is None:
-            _require(
-                not self.weights.trains_source, "alpha", self.alpha, f"data={self.data.name} has no source; use alpha=0"
-            )
-            remedy = f"data={self.data.name} has no source; use init=random, init=pretrained or a path"
+            remedy = f"data={self.data.name} has no source; give data.source.root= or dataset@data.source=, or use"
+            _require(not self.weights.trains_source, "alpha", self.alpha, f"{remedy} alpha=0")
+            remedy = f"{remedy} init=random, init=pretrained or a path"
             _require(self.init != "source", "init", self.init, remedy)
 
     @property
