@@ -12,7 +12,7 @@ define check_python
 sys.exit(None if (3, 11) <= v <= (3, 13) else "Python %d.%d: tlexp needs 3.11, 3.12 or 3.13; make PYTHON=python3.12" % v)'
 endef
 
-.PHONY: demo test quick test-lowest check format constraints clean
+.PHONY: demo test quick test-lowest check docs format constraints clean
 
 demo: $(READY)  ## Build the environment and run the main job.
 	$(BIN)/python run.py strategy=finetune alpha=0.5
@@ -35,6 +35,10 @@ check: $(READY)  ## Lint, format and types.
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+docs: $(READY)  ## Build the documentation in site/; a broken link or a warning is an error.
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+	@echo "open site/index.html"
 
 format: $(READY)
 	$(BIN)/ruff format .

@@ -19,7 +19,7 @@ from hydra.initialize import get_gh_backup, restore_gh_from_backup
 
 from tlexp.config.load import CONF, load, search_path, with_trainer_options
 from tlexp.config.schema import Config
-from tlexp.error_lines import EXPECTED, one_line
+from tlexp.error_lines import is_expected, one_line
 from tlexp.errors import JobsFailedError, TrainingDivergedError, UsageError
 from tlexp.job import run_in_hydra
 from tlexp.metric_names import TEST_METRICS
@@ -143,7 +143,9 @@ def _one_line() -> Iterator[None]:
         yield
     except (TrainingDivergedError, JobsFailedError):
         raise
-    except EXPECTED as error:
+    except Exception as error:
+        if not is_expected(error):
+            raise
         if isinstance(error, UsageError) and "\n" not in str(error):
             raise
         raise UsageError(one_line(error)) from error

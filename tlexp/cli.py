@@ -11,7 +11,7 @@ import hydra
 from omegaconf import DictConfig
 
 from tlexp.config.load import CONF, with_trainer_options
-from tlexp.error_lines import EXPECTED, one_line
+from tlexp.error_lines import is_expected, one_line
 from tlexp.errors import JobFailedError, UsageError
 from tlexp.help import help_text, program_name, wants_help
 from tlexp.job import run_in_hydra
@@ -48,7 +48,7 @@ def main(entry: Callable[[], object] = job, description: str | None = None) -> N
 
 def report_error(error: Exception) -> int:
     """Prints an error: one line for what users can act on, the traceback for a bug. Returns the exit code."""
-    if not isinstance(error, EXPECTED):
+    if not is_expected(error):
         sys.excepthook(type(error), error, error.__traceback__)
         return 1
     print(f"tlexp: {one_line(error)}", file=sys.stderr)

@@ -8,13 +8,20 @@ from omegaconf.errors import OmegaConfBaseException
 from tlexp.config.load import CONF
 from tlexp.errors import JobsFailedError, TrainingDivergedError, UsageError
 
-# What a user can act on; anything else is a bug and shows its traceback.
-EXPECTED = (UsageError, TrainingDivergedError, JobsFailedError, CompactHydraException, OmegaConfBaseException)
+_EXPECTED = (UsageError, TrainingDivergedError, JobsFailedError, CompactHydraException, OmegaConfBaseException)
+_INTO_NULL = "Unexpected type for root: NoneType"  # an assertion of OmegaConf, where an override goes into null
+
+
+def is_expected(error: Exception) -> bool:
+    """Returns whether a user can act on an error; anything else is a bug and shows its traceback."""
+    return isinstance(error, _EXPECTED) or str(error) == _INTO_NULL
 
 
 def one_line(error: Exception) -> str:
     """Returns the message of an error as one line; those of Hydra and OmegaConf span several."""
     text = str(error)
+    if text == _INTO_NULL:
+        return "an override sets a key of what is null; choose an option first, such as dataset@data.source=NAME"
     if cause := getattr(error, "__cause__", None):
         text += f"\n{cause}" if isinstance(cause, OmegaConfBaseException) else ""
     text = text.split("Config search path:")[0]

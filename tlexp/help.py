@@ -6,12 +6,14 @@ Hydra's own help reads every group twice and takes as long as a short run.
 import re
 import textwrap
 from collections.abc import Iterator, Sequence
+from itertools import zip_longest
 from pathlib import Path
 
 import hydra
 from omegaconf import DictConfig, OmegaConf
 
 from tlexp.config.load import CONF, search_path, with_trainer_options
+from tlexp.config.schema import redact_uri
 
 WIDTH = 120
 EXAMPLES = (
@@ -91,7 +93,7 @@ def help_text(program: str, arguments: Sequence[str]) -> str:
 
 
 def _own_folder(arguments: Sequence[str]) -> Path | None:
-    for argument, following in zip(arguments, (*arguments[1:], ""), strict=True):
+    for argument, following in zip_longest(arguments, arguments[1:], fillvalue=""):
         name, _, value = argument.partition("=")
         if name in ("--config-dir", "-cd"):
             return Path(value or following).absolute()
@@ -114,6 +116,8 @@ def _options(cfg: DictConfig) -> Iterator[str]:
 
 def _value(cfg: DictConfig, key: str) -> str:
     value = OmegaConf.select(cfg, key)
+    if key == "tracking.uri":
+        value = redact_uri(value)
     if OmegaConf.is_config(value):
         return f"[{','.join(map(str, value))}]"
     if isinstance(value, float):

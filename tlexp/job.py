@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 from tlexp import run_folder
 from tlexp.config.load import load, load_file
 from tlexp.config.schema import Config
-from tlexp.error_lines import EXPECTED, one_line
+from tlexp.error_lines import is_expected, one_line
 from tlexp.errors import JobFailedError, TrainingDivergedError, UsageError
 from tlexp.processes import is_worker
 from tlexp.signals import Stopped, stop_signals
@@ -74,7 +74,7 @@ def run_in_hydra(cfg: DictConfig) -> float:
         if HydraConfig.get().mode != RunMode.MULTIRUN:
             raise
         name = cfg.tracking.run_name or f"job {HydraConfig.get().job.num}"
-        unexpected = not isinstance(error, EXPECTED)
+        unexpected = not is_expected(error)
         log.error("%s failed: %s", name, one_line(error), exc_info=unexpected)
         diverged = isinstance(error, TrainingDivergedError)
         raise JobFailedError(one_line(error), unexpected, diverged=diverged) from None

@@ -173,3 +173,11 @@ def test_a_content_key_does_not_depend_on_the_order_of_keys():
 @pytest.mark.parametrize(("name", "mode"), [("accuracy", "max"), ("macro_f1", "max"), ("nll", "min"), ("ece", "min")])
 def test_the_monitor_knows_its_direction(name, mode):
     assert validate_monitor(compose(f"monitor=val/source/{name}", "alpha=1")) == mode
+
+
+def test_scratch_starts_from_random_weights_in_a_sweep_of_pretrained_ones(caplog):
+    config = compose("strategy=scratch", "init=weights.pth")
+    assert config.init == "random"
+    assert config == compose("strategy=scratch")
+    assert compose("strategy=full_transfer", "init=weights.pth").init == "weights.pth"
+    assert caplog.messages == ["init=weights.pth does not apply to strategy=scratch, which starts from random weights"]

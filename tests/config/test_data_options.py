@@ -3,9 +3,10 @@
 import logging
 
 import pytest
+from omegaconf import OmegaConf
 
 from tests.helpers import compose
-from tlexp.config.load import CONF, renamed
+from tlexp.config.load import CONF, load, renamed
 from tlexp.errors import UsageError
 
 OLD = [file.stem for file in sorted((CONF / "data").glob("*.yaml")) if file.read_text().startswith("# Old name")]
@@ -66,13 +67,18 @@ def test_every_old_name_is_there():
         (["data.target.root=art/train", "data.source.root=photo/train"], ["train", "photo-train"]),
         (["data.target.root=a/x/train", "data.source.root=b/x/train"], ["train", "b-x-train"]),
         (["data.target.root=photos", "data.source.root=photos"], ["photos", "photos-source"]),
+        (["data.target.root=a/photos", "data.source.root=photos"], ["photos", None]),
+        (["data.target.root=photos.v1", "data.source.root=photos.v2"], ["photos.v1", "photos.v2"]),
+        (["data.target.root=x/../photos", "data.source.root=photos"], ["photos", "photos-source"]),
         (["data.target.root=photos", "data.source.root=art", "data.source.name=mine"], ["photos", "mine"]),
     ],
 )
 def test_source_and_target_never_have_one_name(options, names, tmp_path):
     config = compose("data=images", *options, root=tmp_path)
     assert config.data.source is not None
-    assert [config.data.target["name"], config.data.source["name"]] == names
+    assert [config.data.target["name"], config.data.source["name"]] == [names[0], names[1] or f"{tmp_path.name}-photos"]
+    saved = OmegaConf.create(config.redacted())
+    assert load(saved, tmp_path).hash == config.hash, "a resumed run has the names it had"
 
 
 def test_a_data_set_that_is_target_source_and_shifted_has_three_names():
@@ -82,3 +88,19 @@ def test_a_data_set_that_is_target_source_and_shifted_has_three_names():
     assert config.data.shifted is not None
     found = [node["name"] for node in (config.data.target, config.data.source, config.data.shifted)]
     assert found == ["digits", "digits-source", "digits-shifted"]
+
+
+def test_three_folders_of_one_name_have_three_names(tmp_path):
+    roots = ("data.target.root=d/a/photos", "data.source.root=d/b/photos", "data.shifted.root=e/b/photos")
+    config = compose("data=images", "+dataset@data.shifted=image_folder", *roots, root=tmp_path)
+    assert config.data.source is not None
+    assert config.data.shifted is not None
+    found = [node["name"] for node in (config.data.target, config.data.source, config.data.shifted)]
+    assert found == ["photos", "b-photos", "e-b-photos"]
+
+
+def test_an_option_of_a_source_that_is_not_there_is_a_mistake():
+    with pytest.raises(UsageError, match=r"data\.source\.classes=.*there is no source; give data\.source\.root="):
+        compose("data=images", "data.target.root=photos", "data.source.classes=[a,b]", "init=random")
+    with pytest.raises(UsageError, match="choose an option first, such as dataset@data"):
+        compose("data=named", "dataset@data.target=digits", "data.source.root=photos")

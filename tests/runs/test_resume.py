@@ -238,3 +238,18 @@ def test_state_in_a_checkpoint_is_plain(tmp_path, monkeypatch):
     assert content["epoch"] == 1
     assert set(content["tlexp"]["metrics"]) >= {"val/target/nll"}
     assert not list((tmp_path / "run").glob("*.tmp"))
+
+
+@pytest.mark.slow
+def test_a_run_that_is_killed_while_its_source_trains_resumes(tmp_path):
+    def kill(pid: int) -> None:
+        while not list(tmp_path.glob("outputs/store/*/history.jsonl")):
+            time.sleep(0.02)
+        os.killpg(pid, signal.SIGKILL)
+
+    options = ("pretrain.epochs=30", "epochs=1", "tracking=none", "trainer.accelerator=cpu", "checkpoint_minutes=0")
+    assert forked(*options, cwd=tmp_path, meanwhile=kill).returncode == -signal.SIGKILL
+    (folder,) = (tmp_path / "outputs/runs").iterdir()
+    done = forked(f"resume={folder}", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert (folder / "metrics.json").is_file()

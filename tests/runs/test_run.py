@@ -8,7 +8,19 @@ import torch
 import yaml
 from mlflow import MlflowClient
 
-from tests.helpers import BACKBONES, FILES, WHOLE, best_weights, compose, differing, fit_components, state, tree
+from tests.helpers import (
+    BACKBONES,
+    FILES,
+    QUICK,
+    WHOLE,
+    best_weights,
+    compose,
+    differing,
+    fit_components,
+    forked,
+    state,
+    tree,
+)
 from tlexp import run_folder
 from tlexp.errors import TrainingDivergedError, UsageError
 from tlexp.runs import run as run_module
@@ -305,7 +317,20 @@ def test_epochs_without_validation_repeat_no_old_values(run_job):
     assert ["val/target/nll" in row for row in rows] == [False, True, False, True]
 
 
-def test_the_stores_password_is_kept_nowhere(tmp_path):
+def test_the_stores_password_is_in_no_file_and_not_in_the_help(tmp_path, monkeypatch):
+    """Where the store does not answer, which is found after the run's folder is made."""
+    address = "postgresql://me:secret@127.0.0.1:1/db"
+    done = forked(*QUICK, "init=random", "epochs=1", f"tracking.uri='{address}'", cwd=tmp_path)
+    assert done.returncode == 2, done.stderr
+    files = [file for file in tmp_path.rglob("*") if file.is_file()]
+    assert any(file.name == "config.yaml" for file in files)
+    assert not [file for file in files if b"secret" in file.read_bytes()]
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+    told = forked("--help", cwd=tmp_path).stdout
+    assert "postgresql://me:***@127.0.0.1:1/db" in told
+
+
+def test_the_stores_password_is_not_in_the_configuration_that_is_kept(tmp_path):
     config = compose("tracking=mlflow", "tracking.uri='postgresql://me:secret@host/db'", root=tmp_path)
     assert config.tracking.uri == "postgresql://me:secret@host/db"
     assert "secret" not in json.dumps(config.redacted())

@@ -385,3 +385,13 @@ def test_a_trial_is_judged_by_the_best_value_of_what_was_kept_and_fails_where_tr
 def test_a_search_says_what_is_missing(tmp_path):
     nothing = forked("-m", *RUN, "seed=0,1", "sweep.trials=3", cwd=tmp_path)
     assert re.search("sweep.trials: there is nothing to search; give an axis", nothing.stderr)
+
+
+def test_another_question_after_the_results_is_said_to_be_post_hoc(tmp_path):
+    sweep = ("-m", *RUN, "tracking=none", "alpha=0,0.5", "seed=0")
+    said = "chosen post hoc; treat p-values as exploratory"
+    assert said not in forked(*sweep, cwd=tmp_path).stdout
+    assert f"metric: {said}" in forked(*sweep, "sweep.metric=test/target/nll", cwd=tmp_path).stdout
+    again = forked(*sweep, cwd=tmp_path)
+    assert "2 done, 0 to run" in again.stdout
+    assert said not in again.stdout, "the question of the first command"

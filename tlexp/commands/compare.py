@@ -88,10 +88,14 @@ def markdown_table(folder: Path, metric: str | None = None) -> str:
 
 
 def update_tables(page: str, root: Path) -> str:
-    """Returns a page with the table of each `<!-- comparison FOLDER [METRIC] -->` as its folder says."""
+    """Returns a page with the table of each `<!-- comparison FOLDER [METRIC] -->` as its folder says.
+
+    Folders are relative to `root`, or else to the working directory.
+    """
 
     def table(match: re.Match[str]) -> str:
-        return f"{match[1]}\n{markdown_table(root / match[2], match[3])}\n<!-- end -->"
+        folder = root / match[2] if (root / match[2]).exists() else Path(match[2])
+        return f"{match[1]}\n{markdown_table(folder, match[3])}\n<!-- end -->"
 
     return re.sub(r"(<!-- comparison (\S+)(?: (\S+))? -->)\n.*?<!-- end -->", table, page, flags=re.DOTALL)
 

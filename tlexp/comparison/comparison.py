@@ -25,6 +25,9 @@ class Comparison(SweepResults):
         UsageError: where what is compared or reported is not in the sweep.
     """
 
+    def __repr__(self) -> str:
+        return f"Comparison({self.name}: {len(self.frame)} grid points, {self.unfinished} without a result)"
+
     @cached_property
     def rows(self) -> list[MethodResult]:
         """Each method on each problem, by the configuration that validation selects."""

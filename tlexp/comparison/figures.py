@@ -7,7 +7,7 @@ from itertools import cycle
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, NullLocator
+from matplotlib.ticker import FixedLocator, LogFormatter, NullLocator
 
 from tlexp.comparison.analysis import SIGNIFICANCE_LEVEL, MethodResult, SourceEffect, budget_axis, learning_curves
 from tlexp.comparison.axes import describe
@@ -232,6 +232,8 @@ def cost(results: SweepResults, rows: Sequence[MethodResult]) -> Figure | None:
         ylabel=_metric_label(results),
         xscale="log",
     )
+    axes.xaxis.set_major_formatter(LogFormatter())  # 20, not 2 * 10^1
+    axes.xaxis.set_minor_formatter(LogFormatter(minor_thresholds=(2, 0.5)))
     axes.margins(0.15)
     axes.grid(color="#eeeeee")
     return figure

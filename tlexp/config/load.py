@@ -4,14 +4,16 @@ import logging
 import re
 from collections.abc import Iterable
 from functools import cache
+from os.path import normpath
 from pathlib import Path
 from typing import Any
 
+import yaml
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 
 from tlexp import run_folder
-from tlexp.config.schema import INITS, Config
+from tlexp.config.schema import INITS, Config, DataConfig
 from tlexp.errors import UsageError
 
 log = logging.getLogger(__name__)
@@ -21,8 +23,9 @@ CONF = next(folder for folder in (_PACKAGE / "conf", _PACKAGE.parent / "conf") i
 
 
 def _basename(*paths: str | None) -> str:
-    """Names a data set after the last part of its location, unless it is given a name."""
-    return next((Path(path).stem for path in paths if path), "none")
+    """Names a data set after the last part of its location, unless it is given a name; a table without its ending."""
+    name = next((Path(normpath(Path(path).absolute())).name for path in paths if path), "none")
+    return re.sub(r"\.(csv|tsv|jsonl|parquet)$", "", name, flags=re.IGNORECASE)
 
 
 def _folder_of_run(resume: str | None, new: str) -> str:
@@ -76,7 +79,10 @@ def load(cfg: DictConfig, root: Path) -> Config:
     """
     # Merged as plain values, since a key that Hydra was told to add with + would pass as part of a typed node.
     plain: Any = OmegaConf.to_container(cfg, resolve=True)
-    _settle_domains(plain["data"])
+    _drop_source_without_location(plain["data"])
+    if plain["strategy"].get("name") == "scratch" and plain["init"] != "random":
+        _say_scratch_is_random(plain["init"])
+        plain["init"] = "random"  # or a sweep with pretrained weights would have a baseline that is none
     config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), plain))
     assert isinstance(config, Config)
     config.store, config.cache = str(root / config.store), str(root / config.cache)
@@ -85,7 +91,8 @@ def load(cfg: DictConfig, root: Path) -> Config:
             holder.init = str(root / holder.init)
     # Data are where they are said to be, also where they do not exist; an encoder's name may be its folder.
     for node in (config.data.target, config.data.source or {}, config.data.shifted or {}):
-        node |= {key: str(root / node[key]) for key in ("root", "folder", "images") if node.get(key)}
+        node |= {key: normpath(root / node[key]) for key in ("root", "folder", "images") if node.get(key)}
+    _name_apart(config.data)
     if (root / config.backbone["name"] / "config.json").is_file():
         config.backbone["name"] = str(root / config.backbone["name"])
     if config.tracking.backend == "mlflow":
@@ -95,28 +102,50 @@ def load(cfg: DictConfig, root: Path) -> Config:
     return config
 
 
-def _settle_domains(data: dict[str, Any]) -> None:
-    """Drops a source that was given no location, and names the domains apart."""
-    source = data["source"]
-    if source and "root" in source and not (source["root"] or source.get("hub")):
-        data["source"] = None
-    names: dict[str, str] = {}  # by role
-    for role in ("target", "source", "shifted"):
-        node = data[role]
-        if node and node["name"] in names.values():
-            other = next(data[earlier] for earlier, name in names.items() if name == node["name"])
-            node["name"] = _distinct_name(node, other, role)
-        if node:
-            names[role] = node["name"]
+@cache  # once for all jobs of a sweep
+def _say_scratch_is_random(init: str) -> None:
+    log.warning("init=%s does not apply to strategy=scratch, which starts from random weights", init)
 
 
-def _distinct_name(node: dict[str, Any], other: dict[str, Any], role: str) -> str:
-    """Returns the name with as many folders before it as tell it from the other's, or else with its role."""
-    name = str(node["name"])
-    if node.get("root") and other.get("root"):
-        for mine, theirs in zip(Path(node["root"]).parents, Path(other["root"]).parents, strict=False):
-            if mine.name:
-                name = f"{mine.name}-{name}"
-            if mine.name != theirs.name:
-                return name
-    return f"{name}-{role}"
+def _drop_source_without_location(data: dict[str, Any]) -> None:
+    """Makes no source of one that has no location, as `data=images` has it at first.
+
+    Raises:
+        UsageError: where options are given to it, which would have no effect.
+    """
+    source = data.get("source")
+    if not isinstance(source, dict) or "root" not in source or source["root"] or source.get("hub"):
+        return
+    file = CONF / "dataset" / f"{str(source.get('_target_')).rsplit('.', 1)[-1]}.yaml"
+    for key, default in yaml.safe_load(file.read_text()).items() if file.exists() else ():
+        if key != "name" and source.get(key) != default:
+            raise UsageError(f"data.source.{key}={source.get(key)}: there is no source; give data.source.root= as well")
+    data["source"] = None
+
+
+def _name_apart(data: DataConfig) -> None:
+    """Gives the domains of a run different names; the target keeps its own."""
+    known: list[dict[str, Any]] = []
+    for role, node in (("target", data.target), ("source", data.source), ("shifted", data.shifted)):
+        if node is None:
+            continue
+        if node.get("name") in [other.get("name") for other in known]:
+            node["name"] = _distinct_name(node, known, role)
+        known.append(node)
+
+
+def _distinct_name(node: dict[str, Any], others: list[dict[str, Any]], role: str) -> str:
+    """Returns the name below the folders that tell its location from those of the others, or else with its role."""
+    name, taken = str(node["name"]), [other.get("name") for other in others]
+    parts, theirs = _parts(node), [_parts(other) for other in others]
+    for count in range(2, len(parts)):
+        longer = "-".join([*parts[-count:-1], name])
+        if longer not in taken and all(parts[-count:] != other[-count:] for other in theirs):
+            return longer
+    while name in taken:
+        name = f"{name}-{role}"
+    return name
+
+
+def _parts(node: dict[str, Any]) -> tuple[str, ...]:
+    return Path(str(node.get("root"))).parts

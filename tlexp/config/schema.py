@@ -19,6 +19,7 @@ POLICIES = ("per_domain", "per_domain_affine", "batch", "concat", "frozen", "sto
 
 SOURCE_RUN = "source_training"  # what the source's own run calls its strategy
 INITS = ("source", "random", "pretrained")
+LOCATED = ("images", "image_table", "text_table")  # options of data whose source is there once it has a location
 # What does not change a result: locations, speed, and the recipe that other keys are made of.
 TRAINER_NOT_HASHED = ("enable_progress_bar", "logger")
 NOT_HASHED = ("tracking", "store", "recipe", "cache", "cache_gb", "workers", "checkpoint_minutes", "resume", "sweep")
@@ -53,15 +54,15 @@ class RecipeConfig:
 class DataConfig:
     """A pair of data sets and the label budget of its target."""
 
-    name: str = MISSING
-    target: dict[str, Any] = MISSING
-    source: dict[str, Any] | None = None
+    name: str = MISSING  # of the pair, in names of runs
+    target: dict[str, Any] = MISSING  # options of dataset@data.target
+    source: dict[str, Any] | None = None  # options of dataset@data.source; null: no source
     shifted: dict[str, Any] | None = None  # the target's classes under other conditions: tested, nothing else
     shots: int | None = None  # labels per class
     fraction: float | None = None  # of the labels outside the test split
     draw: int = 0  # index of the label draw
-    val: str = "in_budget"  # in_budget: a fifth of the budget; large: all the rest allows, optimistic
-    test_fraction: float = 0.4
+    val: str = "in_budget"  # in_budget: a fifth of the budget; large: a fifth of all but the test split, optimistic
+    test_fraction: float = 0.4  # of each class, where the data have no test split
     sampling: str = "shuffled"  # shuffled: each example once an epoch; balanced: each class equally often
     unlabelled: bool = False  # label-free terms use all target examples outside validation and test
 
@@ -112,12 +113,12 @@ class PretrainConfig:
 
     init: str = "random"
     epochs: int = MISSING
-    lr: float = MISSING
-    batch_size: int = MISSING
+    lr: float = MISSING  # its learning rate
+    batch_size: int = MISSING  # its images per optimizer step
     seed: int = 0
-    optimizer: dict[str, Any] = MISSING
-    schedule: dict[str, Any] = MISSING
-    augment: dict[str, Any] = MISSING
+    optimizer: dict[str, Any] = MISSING  # options of optimizer@pretrain.optimizer
+    schedule: dict[str, Any] = MISSING  # options of schedule@pretrain.schedule
+    augment: dict[str, Any] = MISSING  # options of augment@pretrain.augment
 
     def __post_init__(self) -> None:
         remedy = "the source's own run starts from random, pretrained or a path"
@@ -129,12 +130,12 @@ class PretrainConfig:
 class TrackingConfig:
     """Where results go beside the run's own folder."""
 
-    backend: str = MISSING
-    uri: str | None = None
-    experiment: str = "tlexp"
-    log_checkpoint: bool = False
+    backend: str = MISSING  # mlflow, or none for local files only
+    uri: str | None = None  # null: mlflow.db in the folder the command was started from
+    experiment: str = "tlexp"  # name of MLflow's experiment
+    log_checkpoint: bool = False  # upload the best checkpoint as an artifact
     parent: str | None = None  # the run id of the sweep that a job belongs to, which gives its jobs their names
-    run_name: str | None = None
+    run_name: str | None = None  # name of the run in MLflow; null: made of what it is
 
     def __post_init__(self) -> None:
         _one_of("tracking.backend", self.backend, ("mlflow", "none"))
@@ -227,7 +228,8 @@ class Config:
         ok = self.workers is None or self.workers >= 0
         _require(ok, "workers", self.workers, "must be >= 0, or null for what the machine can spare")
         if self.data.source is None:
-            remedy = f"data={self.data.name} has no source; give data.source.root= or dataset@data.source=, or use"
+            located = "data.source.root= or " * (self.data.name in LOCATED)
+            remedy = f"data={self.data.name} has no source; give {located}dataset@data.source=, or use"
             _require(not self.weights.trains_source, "alpha", self.alpha, f"{remedy} alpha=0")
             remedy = f"{remedy} init=random, init=pretrained or a path"
             _require(self.init != "source", "init", self.init, remedy)

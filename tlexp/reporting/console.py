@@ -44,4 +44,5 @@ class Output:
 def report_in(file: Path) -> Iterator[Output]:
     """Appends the report to a file and leaves one line for the screen."""
     with file.open("a") as stream:
-        yield Output(Console(file=stream, width=WIDTH, highlight=False), terminal())
+        # In a notebook rich would show it there, whatever the file.
+        yield Output(Console(file=stream, width=WIDTH, highlight=False, force_jupyter=False), terminal())

@@ -1,5 +1,6 @@
 """The progress bar of a training."""
 
+from importlib.util import find_spec
 from typing import Any
 
 import pytorch_lightning as pl
@@ -10,7 +11,9 @@ from tlexp.reporting.console import Output
 
 
 class TrainingProgress(ProgressBar):
-    """One bar over all optimizer steps; without a terminal, a line for each tenth of the way.
+    """One bar over all optimizer steps; where none can be drawn, a line for each tenth of the way.
+
+    A notebook draws it with ipywidgets, and for a single run only: each bar stays in the output of its cell.
 
     Args:
         monitor: the metric to show.
@@ -33,7 +36,7 @@ class TrainingProgress(ProgressBar):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Opens the bar."""
-        if self._enabled and self.output.screen.is_terminal:
+        if self._enabled and self._can_draw():
             columns = (TextColumn("epoch {task.fields[epoch]}"), BarColumn(), TimeRemainingColumn())
             self._bar = Progress(*columns, TextColumn("{task.fields[value]}"), console=self.output.screen)
             self._bar.start()
@@ -64,6 +67,11 @@ class TrainingProgress(ProgressBar):
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Closes the bar before the error is shown."""
         self._close()
+
+    def _can_draw(self) -> bool:
+        if self.output.screen.is_jupyter:
+            return self.output.report_is_shown and find_spec("ipywidgets") is not None
+        return self.output.screen.is_terminal
 
     def _close(self) -> None:
         if self._bar is not None:

@@ -44,10 +44,11 @@ def run(config: Config, folder: Path, output: Output | None = None) -> RunResult
         close_complete(config, folder)
         (folder / run_folder.LAST_CHECKPOINT).unlink(missing_ok=True)
         return RunResult(folder)
-    if config.init == "source":
-        ensure_source_weights(config, output)
     folder.mkdir(parents=True, exist_ok=True)
     with run_folder.locked(folder, "another process trains in it; wait for it or stop it"):
+        run_folder.write_config(folder, config.redacted())  # first, so that whatever is interrupted can resume
+        if config.init == "source":
+            ensure_source_weights(config, output)
         _run_tracked(config, folder, output)
         (folder / run_folder.LOCK).unlink(missing_ok=True)  # whoever comes now finds a complete run
     return RunResult(folder)
@@ -55,7 +56,6 @@ def run(config: Config, folder: Path, output: Output | None = None) -> RunResult
 
 def _run_tracked(config: Config, folder: Path, output: Output) -> None:
     """Trains, tests and records one run, in this process or in several."""
-    run_folder.write_config(folder, config.redacted())
     with track_run(config, folder) as mlflow_run:
         ranks = count_ranks(config.trainer)
         if ranks == 1:

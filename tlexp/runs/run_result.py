@@ -42,8 +42,8 @@ class RunResult:
 
     @cached_property
     def history(self) -> pd.DataFrame:
-        """A row for each epoch, counted from 0, with its training and validation metrics."""
-        return pd.DataFrame(run_folder.read_history(self.folder)).set_index("epoch")
+        """A row for each epoch, counted from 0, with its training and validation metrics; none before the first."""
+        return pd.DataFrame(run_folder.read_history(self.folder) or {"epoch": []}).set_index("epoch")
 
     def table(self) -> pd.DataFrame:
         """Returns validation and test metrics: a row for each `domain/metric`, NaN where one is not measured."""

@@ -142,7 +142,10 @@ class SweepDriver:
     def _write_manifest(
         self, config: Config, folder: Path, points: Sequence[GridPoint], sweep: SweepRun
     ) -> dict[str, Any]:
-        """Writes what a comparison must know beside the runs: axes, grid points, what is compared."""
+        """Writes what a comparison must know beside the runs: axes, grid points, what is compared.
+
+        What the first command compares is declared; what a later one compares otherwise was chosen after results.
+        """
         spec = self._composer.spec
         methods = config.sweep.methods
         if methods is None and config.sweep.trials is not None:  # values of a search are tuned, not compared
@@ -159,6 +162,12 @@ class SweepDriver:
             "task": task_of(config),
             "points": [{"values": point.values, "key": point.key} for point in points],
         }
+        question = {name: manifest[name] for name in ("methods", "baseline", "metric")}
+        earlier = run_folder.read_manifest(folder) if (folder / run_folder.MANIFEST).exists() else {}
+        manifest["declared"] = declared = earlier.get(
+            "declared", {name: earlier.get(name, question[name]) for name in question}
+        )
+        manifest["changed"] = [name for name in question if question[name] != declared[name]]
         run_folder.write_manifest(folder, manifest)
         sweep.run.log_artifact(folder / run_folder.MANIFEST)
         sweep.describe(manifest)

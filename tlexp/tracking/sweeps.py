@@ -55,10 +55,10 @@ class SweepRun:
         client = self.run.client
         if client is None or self.run_id is None:
             return
-        if self._jobs is None:  # all at once, since a sweep that is continued may have many
-            self._jobs = {run.data.tags["folder"]: run for run in job_runs(client, self.experiment, self.run_id)}
         lock = FileLock(folder / run_folder.LOCK, timeout=1)  # tells others that this run is being written
         with best_effort(f"the run of {folder.name} could not be completed"), lock:
+            if self._jobs is None:  # all at once, since a sweep that is continued may have many
+                self._jobs = {run.data.tags["folder"]: run for run in job_runs(client, self.experiment, self.run_id)}
             known = self._jobs.get(str(folder)) or self._find(client, folder, config.hash)
             if known is None:
                 run_id = _log_again(client, self.experiment, config, folder, result)
