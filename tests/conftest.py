@@ -24,6 +24,12 @@ def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder for what is made once for all test processes, under a lock."""
+    return shared_folder(tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store of source weights that all test processes share; its lock keeps them apart."""
     return shared_folder(tmp_path_factory) / "store"

@@ -5,6 +5,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -12,11 +13,45 @@ import torch
 from mlflow import MlflowClient
 from safetensors.torch import load_file
 
-from tests.docs.pages import PAGES, Command, blocks, commands
 from tests.helpers import FILES, QUICK, ROOT, command, forked, tree
 from tlexp.commands import check_data, compare, import_weights
 from tlexp.commands.compare import update_tables
 from tlexp.config.load import CONF
+
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command line of a page.
+
+    Attributes:
+        line: without its comment.
+        needs: what the comment says it needs, such as a network; empty for one that is executed.
+    """
+
+    line: str
+    needs: str
+
+
+def blocks(page: Path, kind: str) -> list[str]:
+    """Returns the blocks of a language in a page."""
+    return re.findall(rf"^```{kind}\b[^\n]*\n(.*?)^```$", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+
+
+def commands() -> list[Command]:
+    """Returns all commands of all pages, each once."""
+    found = {}
+    for page in PAGES:
+        for block in blocks(page, "(?:bash|sh|console)"):
+            for line in re.sub(r" *\\\n *", " ", block).splitlines():
+                text, _, comment = line.partition(" #")
+                if text.strip() and not text.startswith("#"):
+                    needs = comment.strip()
+                    command = Command(text.strip(), needs if needs.startswith("needs ") else "")
+                    assert found.setdefault(command.line, command).needs == command.needs, command
+    return list(found.values())
+
 
 ALL = commands()
 RUNS = [known.line for known in ALL if known.line.startswith("python run.py ") and not known.needs]

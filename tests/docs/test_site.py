@@ -13,7 +13,6 @@ from filelock import FileLock
 from selenium.webdriver.common.by import By
 
 from scripts.screenshots import browser
-from tests.conftest import shared_folder
 from tests.helpers import ROOT
 from tlexp.config.load import CONF
 
@@ -21,9 +20,9 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory) -> Path:
+def site(shared) -> Path:
     """The folder of the site, built once for all test processes; strict, so that a warning fails."""
-    folder = shared_folder(tmp_path_factory) / "site"
+    folder = shared / "site"
     with FileLock(f"{folder}.lock"):
         if not (folder / "built").exists():
             line = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder)]

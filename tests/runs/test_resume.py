@@ -247,7 +247,7 @@ def test_a_run_that_is_killed_while_its_source_trains_resumes(tmp_path):
             time.sleep(0.02)
         os.killpg(pid, signal.SIGKILL)
 
-    options = ("pretrain.epochs=30", "epochs=1", "tracking=none", "trainer.accelerator=cpu", "checkpoint_minutes=0")
+    options = ("pretrain.epochs=6", "epochs=1", "tracking=none", "trainer.accelerator=cpu", "checkpoint_minutes=0")
     assert forked(*options, cwd=tmp_path, meanwhile=kill).returncode == -signal.SIGKILL
     (folder,) = (tmp_path / "outputs/runs").iterdir()
     done = forked(f"resume={folder}", cwd=tmp_path)
