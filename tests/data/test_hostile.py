@@ -33,7 +33,7 @@ def hostile(tmp_path):
         (folder / "cat" / name).write_bytes(content)
     for name in (".DS_Store", "._3.png", "Thumbs.db", "desktop.ini", "notes.txt", "labels.csv", "clip.mp4", "plot.pdf"):
         (folder / "dog" / name).write_bytes(b"x")
-    tree(folder, **{".ipynb_checkpoints": 1, "__MACOSX": 1, "empty": 0})
+    tree(folder, **{".ipynb_checkpoints": 1, "__MACOSX": 1})
     (folder / "README.md").write_text("read me")
     (folder / "dog/loop").symlink_to(folder / "dog")
     return folder
@@ -48,9 +48,20 @@ def test_what_is_no_image_is_left_out_and_counted(hostile):
     assert samples.classes == ("cat", "dog")
     assert len(samples.labels) == 24 + len(BAD)
     assert samples.notes == (
-        "ignored hidden files and folders: 6, files outside the class folders: 1, files with other suffixes: 4, "
-        "class folder without images (empty): 1",
+        "ignored hidden files and folders: 6, files outside the class folders: 1, files with other suffixes: 4",
     )
+
+
+def test_a_class_without_images_is_named_or_left_out(tmp_path):
+    folder = str(tree(tmp_path, cat=2, dog=2, empty=0))
+    with pytest.raises(
+        UsageError, match="/empty: holds no images of this class; remove the folder, or set on_bad=skip"
+    ):
+        image_folder(folder)
+    samples = image_folder(folder, on_bad="skip")
+    assert samples.classes == ("cat", "dog")
+    assert [skipped.reason for skipped in samples.skipped] == ["holds no images of this class"]
+    assert not image_folder(folder, classes=["cat", "dog"]).skipped, "nobody asked for that class"
 
 
 def test_the_first_bad_file_is_named_with_the_number_of_others(hostile):

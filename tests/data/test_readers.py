@@ -173,3 +173,45 @@ def test_relative_roots_lie_in_the_folder_of_the_launch(tmp_path):
     assert config.data.target["root"] == str(tmp_path / "pets")
     assert (config.data.target["name"], config.data.name) == ("pets", "images")
     assert isinstance(read_domain(config, "target").samples.labels, np.ndarray)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("Train", "Val", "Test"),
+        ("TRAIN", "Valid", "TEST"),
+        ("training", "validation", "testing"),
+        ("train", "dev", "test"),
+    ],
+)
+def test_splits_are_found_under_their_usual_names(names, tmp_path):
+    counts = dict(zip(names, (6, 4, 2), strict=True))
+    tree(tmp_path, **{name: {"cat": n, "dog": n} for name, n in counts.items()})
+    samples = image_folder(str(tmp_path))
+    assert samples.classes == ("cat", "dog")
+    assert {split: len(indices) for split, indices in samples.given.items()} == {"train": 12, "val": 8, "test": 4}
+
+
+@pytest.mark.parametrize("names", [("seg_train", "seg_test"), ("train-set", "Validation set", "test-set")])
+def test_classes_that_look_like_splits_are_refused(names, tmp_path):
+    tree(tmp_path, **{name: {"cat": 2, "dog": 2} for name in names})
+    with pytest.raises(
+        UsageError, match=r"look like splits rather than classes; name them, such as data\.target\.train"
+    ):
+        image_folder(str(tmp_path))
+    samples = image_folder(str(tmp_path), train=names[0], test=names[-1])
+    assert samples.classes == ("cat", "dog")
+
+
+def test_a_split_of_two_names_and_a_folder_beside_the_splits(tmp_path):
+    tree(tmp_path, train={"cat": 2, "dog": 2}, extra={"cat": 3})
+    assert image_folder(str(tmp_path)).notes == ("ignored folder extra beside the splits: 1",)
+    tree(tmp_path, valid={"cat": 1}, validation={"cat": 1})
+    with pytest.raises(UsageError, match="valid and validation are both names of the val split; rename or remove one"):
+        image_folder(str(tmp_path))
+
+
+def test_photographs_one_level_deeper_are_named(tmp_path):
+    tree(tmp_path / "download/photos", cat=2, dog=2)
+    with pytest.raises(UsageError, match=r"download: holds the one folder photos; give root=.*download/photos"):
+        image_folder(str(tmp_path / "download"))

@@ -27,6 +27,7 @@ from tlexp.runs import run as run_module
 from tlexp.runs.build import build
 from tlexp.runs.run import run as run_config
 from tlexp.runs.source_weights import source_folder
+from tlexp.training.metrics import wilson_interval
 
 SHORT = ("epochs=2",)
 
@@ -356,3 +357,31 @@ def test_every_backbones_checkpoint_loads_as_plain_values(run_job, backbone):
     names = [name for name in before if name.startswith("model.backbone.")]
     assert names
     assert all(torch.equal(before[name], after[name]) for name in names)
+
+
+def test_the_interval_is_that_of_the_images_that_were_tested(run_job):
+    result = run_job("init=random", "epochs=1", "trainer.limit_test_batches=1")
+    assert result["test_examples"] == 128
+    assert result["test/target/accuracy_ci95"] == list(wilson_interval(result["test/target/accuracy"], 128))
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("trainer.max_steps=2",), "trainer.max_steps=2: ends before the first validation, after 3 steps"),
+        (("trainer.max_steps=5", "trainer.check_val_every_n_epoch=2"), "before the first validation, after 6 steps"),
+        (("trainer.max_steps=1", "trainer.val_check_interval=2"), "before the first validation, after 2 steps"),
+        (("trainer.val_check_interval=7",), "trainer.val_check_interval=7: an epoch has 3 batches; use fewer"),
+        (("trainer.max_time='00:00:00:00'",), "trainer.max_time=00:00:00:00: ended before a validation; give it more"),
+    ],
+)
+def test_training_that_ends_before_a_validation_says_so(run_job, options, said):
+    with pytest.raises(UsageError, match=said):
+        run_job("init=random", "epochs=4", *options)
+
+
+@pytest.mark.parametrize(
+    "options", [("trainer.max_steps=3",), ("trainer.max_steps=2", "trainer.val_check_interval=0.5")]
+)
+def test_training_that_ends_after_a_validation_has_a_result(run_job, options):
+    assert run_job("init=random", "epochs=4", *options)["epochs_run"] == 1

@@ -84,3 +84,17 @@ def test_metrics_are_submodules_so_that_they_move_with_the_model():
 def test_wilson_interval_is_scipys(correct, n):
     expected = binomtest(correct, n).proportion_ci(method="wilson")
     assert wilson_interval(correct / n, n) == pytest.approx((expected.low, expected.high), abs=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_model_in_half_precision_is_measured_in_single(dtype):
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(60_000, 10, generator=generator).to(dtype)
+    labels = torch.randint(10, (60_000,), generator=generator)
+    half, single = DomainMetrics(10).to(dtype), DomainMetrics(10)
+    for start in range(0, len(labels), 128):
+        half.update(logits[start : start + 128], labels[start : start + 128])
+        single.update(logits[start : start + 128].float(), labels[start : start + 128])
+    for name, value in single.compute().items():
+        assert float(half.compute()[name]) == pytest.approx(float(value), abs=1e-6), name
+    assert float(half.compute()["nll"]) == pytest.approx(log_loss(labels, logits.double().softmax(1), labels=range(10)))

@@ -123,3 +123,31 @@ def test_shared_statistics_are_a_mixture_and_own_ones_are_not():
         model(batches(components)["source"].inputs, "source")
         moved[norm] = not torch.equal(before, model.backbone.stem[1].running_mean)
     assert moved == {"batch": True, "per_domain": False}
+
+
+def trained_weights(*overrides: str) -> dict[str, torch.Tensor]:
+    """Returns the weights after an epoch of plain gradient descent without chance, on 50 examples and as many."""
+    plain = (
+        "optimizer=sgd",
+        "optimizer.momentum=0",
+        "optimizer.nesterov=false",
+        "optimizer.weight_decay=0",
+        "schedule=constant",
+    )
+    plain += ("strategy=full_transfer", "init=random", "epochs=1", "backbone.dropout=0", "data.shots=6", "lr=0.5")
+    components, _ = fit(compose(*plain, *overrides))
+    return {name: value.clone() for name, value in components.task.model.state_dict().items()}
+
+
+@pytest.mark.parametrize("more", [(), ("alpha=0.5", "head=one", "terms=[mcc]")])
+def test_a_step_over_the_batches_that_are_left_is_their_mean(more):
+    """Eight batches are asked for and two come: the step is that of one batch with the examples of both."""
+    if more:  # terms and the source depend on the batch, so the mean is that of two asked for
+        expected = trained_weights("batch_size=25", "trainer.accumulate_grad_batches=2", *more)
+    else:
+        expected = trained_weights("batch_size=50")
+    few = trained_weights("batch_size=25", "trainer.accumulate_grad_batches=8", *more)
+    start = trained_weights("batch_size=25", "trainer.accumulate_grad_batches=2", "lr=1e-12", *more)
+    for name, value in expected.items():
+        torch.testing.assert_close(few[name] - start[name], value - start[name], rtol=1e-3, atol=1e-6)
+    assert any(not torch.equal(value, start[name]) for name, value in expected.items())

@@ -13,6 +13,8 @@ from tlexp.errors import UsageError
 Indices = NDArray[np.int64]
 ON_BAD = ("error", "skip")
 SPLITS = ("train", "val", "test")
+# Other usual names of the splits, in lower case.
+SPLIT_NAMES = {"training": "train", "validation": "val", "valid": "val", "dev": "val", "testing": "test"}
 
 
 class Inputs(Protocol):
@@ -170,6 +172,11 @@ class Samples:
         new[old] = np.arange(len(old))
         selected = self.filter(np.isin(self.labels, old))
         return replace(selected, labels=new[selected.labels], classes=tuple(wanted))
+
+
+def standard_split(name: str) -> str:
+    """Returns `train`, `val` or `test` for the usual names of a split in any case, other names in lower case."""
+    return SPLIT_NAMES.get(name.lower(), name.lower())
 
 
 def _check_classes(name: str, wanted: Sequence[str], known: Sequence[str]) -> None:

@@ -78,8 +78,10 @@ class CrossEntropy(nn.Module):
     def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Returns losses (batch,) of logits (batch, classes) for labels (batch,) or proportions (batch, classes).
 
-        With proportions it is the sum of each label's loss times its proportion, class weights included.
+        With proportions it is the sum of each label's loss times its proportion, class weights included. Losses are
+        in single precision at least: in bfloat16 they would move in steps of 1/64.
         """
+        logits = logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
         if labels.ndim == 2:
             log_p = F.log_softmax(logits, 1)
             per_class = -(1 - self.label_smoothing) * log_p - self.label_smoothing * log_p.mean(1, keepdim=True)

@@ -43,6 +43,9 @@ def start_facts(config: Config, components: RunComponents, trainer: pl.Trainer) 
     notices = [*components.notices, *data.notices()]
     if config.data.val == "large":
         notices.append("data.val=large validates on labels outside the budget: an optimistic choice of checkpoint")
+    for limit in ("limit_val_batches", "limit_test_batches"):
+        if (value := getattr(trainer, limit)) != 1.0:
+            notices.append(f"trainer.{limit}={value}: only a part of that split is used")
     cycled = data.steps * data.batch_size
     seen = {"target": data.domains["target"].sizes()["train"], "source": cycled, "unlabelled": cycled}
     examples = ", ".join(f"{seen[role]} of the {role}" for role in data.train_roles)
@@ -56,7 +59,8 @@ def start_facts(config: Config, components: RunComponents, trainer: pl.Trainer) 
         "weights": components.start.weights,
         "augmentation": _augmentation(config),
         "heads": ", ".join(f"{role}: {count} classes" for role, count in task.model.classes.items()),
-        "batch": f"at most {config.batch_size} of each of {', '.join(data.train_roles)}, {_processes(trainer)}",
+        "batch": f"at most {config.batch_size} of each of {', '.join(data.train_roles)}, {_processes(trainer)}"
+        + _accumulation(trainer, config.batch_size),
         "steps": f"{steps} in {trainer.max_epochs} epochs of {batches} batches, {examples}",
         "resumed": f"after epoch {trainer.current_epoch}" if trainer.current_epoch else "",
         "device": f"{trainer.strategy.root_device}, precision {trainer.precision}",
@@ -66,6 +70,11 @@ def start_facts(config: Config, components: RunComponents, trainer: pl.Trainer) 
     }
     facts = {key: value for key, value in facts.items() if value}
     return facts | ({"note": "\n".join(notices)} if notices else {})
+
+
+def _accumulation(trainer: pl.Trainer, batch_size: int) -> str:
+    batches = min(trainer.accumulate_grad_batches, int(trainer.num_training_batches))
+    return "" if batches == 1 else f"; a step accumulates {batches} of them, at most {batches * batch_size} examples"
 
 
 def _processes(trainer: pl.Trainer) -> str:

@@ -32,6 +32,7 @@ from tlexp.runs.init import load_weights, read_init
 from tlexp.runs.validation import (
     validate_alpha,
     validate_monitor,
+    validate_schedule,
     validate_shifted,
     validate_sizes,
     validate_terms,
@@ -105,6 +106,8 @@ def build(config: Config, first_epoch: int = 0) -> RunComponents:
         frozen_features,
         first_epoch,
     )
+
+    validate_schedule(config, data.steps)
 
     # 8. The task: one training step, its optimizer and its checkpoint.
     task = build_task(config, model, strategy, objective, plan, domains, epochs)

@@ -30,7 +30,7 @@ def collect_result(
     result: dict[str, Any] = {name: value for name, value in row.items() if name.startswith("train/")}
     result |= checkpoint["tlexp"]["metrics"]
     result |= {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("test/")}
-    tested = domains["target"].sizes()["test"]
+    tested = int(task.confusion.sum())  # which trainer.limit_test_batches may have cut
     result["test/target/accuracy_ci95"] = wilson_interval(result["test/target/accuracy"], tested)
     if config.init == "source" and "test/source/accuracy" in result:
         before = run_folder.read_metrics(source_folder(config))["test/target/accuracy"]

@@ -10,7 +10,7 @@ from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
 
 from tlexp import run_folder
 from tlexp.config.schema import Config
-from tlexp.errors import TrainingDivergedError
+from tlexp.errors import TrainingDivergedError, UsageError
 from tlexp.reporting import figures
 from tlexp.reporting.console import Output
 from tlexp.reporting.progress import TrainingProgress
@@ -73,6 +73,9 @@ def train(config: Config, folder: Path, mlflow_run: MLflowRun, output: Output) -
             trainer.fit_loop.max_epochs = interrupted.epoch
         trainer.fit(task, datamodule=data, ckpt_path=interrupted and interrupted.file)
         usage = meter.measure(trainer)
+        if not best.best_model_path:
+            remedy = "give it more trainer.max_time=, or validate earlier by trainer.val_check_interval=0.1"
+            raise UsageError(f"trainer.max_time={config.trainer.get('max_time')}: ended before a validation; {remedy}")
         checkpoint = torch.load(best.best_model_path, map_location="cpu", weights_only=True)
         if not math.isfinite(value := checkpoint["tlexp"]["metrics"][config.monitor]):
             reason = f"training diverged (NaN or inf): the best {config.monitor} is {value}"

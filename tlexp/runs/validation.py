@@ -1,6 +1,7 @@
 """What cannot work together, reported in one line before anything is trained."""
 
 import inspect
+import math
 from collections.abc import Collection, Mapping
 
 import pytorch_lightning as pl
@@ -44,6 +45,31 @@ def validate_trainer(config: Config) -> None:
         raise UsageError(f"lr_find=true: {remedy}")
     if config.epochs < (interval := config.trainer.get("check_val_every_n_epoch") or 1):
         raise UsageError(f"trainer.check_val_every_n_epoch={interval}: {config.epochs} epochs end before it; use fewer")
+
+
+def validate_schedule(config: Config, steps: int) -> None:
+    """Checks that training reaches a validation, without which no checkpoint is selected.
+
+    Args:
+        config: the run's configuration.
+        steps: batches of an epoch.
+
+    Raises:
+        UsageError: where it ends before.
+    """
+    trainer = config.trainer
+    limit = trainer.get("limit_train_batches") or 1.0
+    batches = max(1, min(steps, limit if isinstance(limit, int) else int(steps * limit)))
+    interval, epochs = trainer.get("val_check_interval") or 1.0, trainer.get("check_val_every_n_epoch", 1)
+    if isinstance(interval, int) and interval > batches and epochs is not None:
+        remedy = f"an epoch has {batches} batches; use fewer, or trainer.check_val_every_n_epoch=null to count them all"
+        raise UsageError(f"trainer.val_check_interval={interval}: {remedy}")
+    accumulated = trainer.get("accumulate_grad_batches") or 1
+    in_epoch = interval if isinstance(interval, int) else max(1, int(batches * interval))
+    first = math.ceil(in_epoch / accumulated) + math.ceil(batches / accumulated) * ((epochs or 1) - 1)
+    if (most := trainer.get("max_steps") or -1) > 0 and most < first:
+        remedy = f"ends before the first validation, after {first} steps; use that many, or trainer.val_check_interval="
+        raise UsageError(f"trainer.max_steps={most}: {remedy}")
 
 
 def validate_monitor(config: Config) -> str:

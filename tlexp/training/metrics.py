@@ -4,6 +4,8 @@ Both are torchmetrics that the task updates in each step and logs at the end of 
 """
 
 import math
+from collections.abc import Callable
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -18,8 +20,19 @@ from torchmetrics.classification import (
 from tlexp.metric_names import METRICS
 
 
-class DomainMetrics(nn.Module):
-    """The metrics of one domain in a validation or test split.
+class KeepsPrecision(nn.Module):
+    """Moves with a model to its device, but keeps the precision of its sums where a model is converted to half."""
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], *args: Any, **kwargs: Any) -> Self:
+        def move(tensor: Tensor) -> Tensor:
+            return tensor.to(fn(tensor.new_empty(0)).device)
+
+        super()._apply(move, *args, **kwargs)  # type: ignore[no-untyped-call]
+        return self
+
+
+class DomainMetrics(KeepsPrecision):
+    """The metrics of one domain in a validation or test split, in single precision at least.
 
     `accuracy` is over examples (micro); `macro_f1` is the mean over the classes that occur among labels or
     predictions, as scikit-learn's; `nll` is the mean negative log-likelihood; `ece` is the expected calibration
@@ -39,6 +52,8 @@ class DomainMetrics(nn.Module):
 
     def update(self, logits: Tensor, labels: Tensor) -> None:
         """Adds a batch: logits (batch, classes), labels (batch,)."""
+        if logits.dtype in (torch.float16, torch.bfloat16):  # in which a loss moves in steps of 1/64
+            logits = logits.float()
         self.nll.update(nn.functional.cross_entropy(logits, labels, reduction="none"))
         probabilities = logits.softmax(dim=1)
         for metric in (self.accuracy, self.macro_f1, self.ece, self.confusion):
@@ -54,7 +69,7 @@ class DomainMetrics(nn.Module):
             metric.reset()  # type: ignore[operator]
 
 
-class TrainingMetrics(Metric):
+class TrainingMetrics(KeepsPrecision, Metric):
     """Loss and accuracy over a role's training batches; one small sum per step, since it is part of every step."""
 
     full_state_update = False
@@ -78,7 +93,7 @@ class TrainingMetrics(Metric):
         return {"loss": loss / n, "accuracy": correct / n}
 
 
-class TermMetric(Metric):
+class TermMetric(KeepsPrecision, Metric):
     """The mean of a term's values over training steps."""
 
     full_state_update = False

@@ -103,7 +103,19 @@ class TransferTask(pl.LightningModule):
         loss: Tensor = self.objective({role: self._loss(role, outputs[role]) for role in self.objective.roles})
         for term in self.all_terms():
             loss = loss + self._weighted_term(term, outputs, batch_idx)
-        return loss
+        return loss if (scale := self._accumulation_scale(batch_idx)) == 1.0 else loss * scale
+
+    def _accumulation_scale(self, batch_idx: int) -> float:
+        """Returns what makes a step over fewer batches than `trainer.accumulate_grad_batches` their mean.
+
+        Lightning divides each loss by that number, also where an epoch ends before as many have come.
+        """
+        trainer = self._trainer
+        if trainer is None or trainer.accumulate_grad_batches == 1:
+            return 1.0
+        wanted = trainer.accumulate_grad_batches
+        left = int(trainer.num_training_batches) - batch_idx // wanted * wanted
+        return wanted / min(wanted, left)
 
     def _forward_roles(self, batch: dict[str, Batch], batch_idx: int) -> dict[str, DomainOutput]:
         """Passes each role's batch through the model, in the order of `ROLES`."""

@@ -10,12 +10,9 @@ import pandas as pd
 
 from tlexp.data.images.sources import ImageFiles
 from tlexp.data.readers.table_files import read_table
-from tlexp.data.samples import SPLITS, Inputs, Samples, Skipped
+from tlexp.data.samples import SPLITS, Inputs, Samples, Skipped, standard_split
 from tlexp.data.texts import Texts
 from tlexp.errors import UsageError
-
-# Other common names of the splits, in lower case.
-SPLIT_NAMES = {"training": "train", "validation": "val", "valid": "val", "dev": "val", "testing": "test"}
 
 
 def text_table(
@@ -153,15 +150,10 @@ def read_rows(
         rows.labels += [str(value) for value in table[label]]
         rows.groups += [str(value) for value in table[group]] if group else []
         if split:
-            rows.splits += [_split_name(value) for value in table[split]]
+            rows.splits += [standard_split(str(value).strip()) for value in table[split]]
         elif split_name:
             rows.splits += [split_name] * len(table)
     return rows
-
-
-def _split_name(value: object) -> str:
-    name = str(value).strip().lower()
-    return SPLIT_NAMES.get(name, name)
 
 
 def _unusable(table: pd.DataFrame, first: str, label: str, split: str | None, group: str | None) -> dict[int, str]:
@@ -176,6 +168,6 @@ def _unusable(table: pd.DataFrame, first: str, label: str, split: str | None, gr
             if isinstance(value, list | tuple | dict | set | bytes | np.ndarray):
                 bad[int(index)] = f"holds a {type(value).__name__} as its {column}, where one value is needed"
     for index, value in table[split].items() if split else ():
-        if _split_name(value) not in SPLITS:
+        if standard_split(str(value).strip()) not in SPLITS:
             bad.setdefault(int(index), f"has {split}={value}, which is none of {', '.join(SPLITS)}")
     return dict(sorted(bad.items()))
