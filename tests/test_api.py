@@ -98,7 +98,7 @@ def test_a_sweep_with_a_failing_job_finishes_the_others(tmp_path):
 @pytest.mark.parametrize(
     ("call", "line"),
     [
-        (lambda: tlexp.compose(["alhpa=1"]), "Could not override 'alhpa': no such option; --help lists them"),
+        (lambda: tlexp.compose(["alhpa=1"]), "Could not override 'alhpa': no such option; did you mean alpha? --help lists them"),
         (lambda: tlexp.compose(["alpha=-1"]), "alpha=-1.0: must be finite and >= 0, or inf for the source alone"),
         (lambda: tlexp.compose("alpha=1"), "alpha=1: give a list of overrides, such as ['alpha=0.5']"),
         (lambda: tlexp.compose(["strategy=finetun"]), "In 'config': Could not find 'strategy/finetun'"),

@@ -1,11 +1,16 @@
 """What went wrong, in one line: our own errors say it already, those of Hydra and OmegaConf are shortened."""
 
 import re
+from dataclasses import fields, is_dataclass
+from difflib import get_close_matches
+from typing import get_type_hints
 
+import yaml
 from hydra.errors import CompactHydraException
 from omegaconf.errors import OmegaConfBaseException
 
 from tlexp.config.load import CONF
+from tlexp.config.schema import Config
 from tlexp.errors import JobsFailedError, TrainingDivergedError, UsageError
 
 _EXPECTED = (UsageError, TrainingDivergedError, JobsFailedError, CompactHydraException, OmegaConfBaseException)
@@ -15,6 +20,36 @@ _INTO_NULL = "Unexpected type for root: NoneType"  # an assertion of OmegaConf, 
 def is_expected(error: Exception) -> bool:
     """Returns whether a user can act on an error; anything else is a bug and shows its traceback."""
     return isinstance(error, _EXPECTED) or str(error) == _INTO_NULL
+
+
+# What other tools call an option, where that is not similar to its name.
+SYNONYMS = {
+    "arch": "backbone",
+    "batch": "batch_size",
+    "dataset": "data",
+    "learning_rate": "lr",
+    "model": "backbone",
+    "momentum": "optimizer.momentum",
+    "num_epochs": "epochs",
+    "pretrained": "init=pretrained",
+    "weight_decay": "optimizer.weight_decay",
+}
+
+
+def similar_option(name: str) -> str | None:
+    """Returns the option that a wrong name is most likely to mean; None where nothing is similar."""
+    section, _, key = name.rpartition(".")
+    if not section and key in SYNONYMS:
+        return SYNONYMS[key]
+    group = "dataset" if section in ("data.target", "data.source", "data.shifted") else section
+    known = set() if section else {item.name for item in fields(Config)}
+    if is_dataclass(kind_of := get_type_hints(Config).get(section)):
+        known |= {item.name for item in fields(kind_of)}
+    for file in (CONF / group).glob("*.yaml") if group else ():
+        content = yaml.safe_load(file.read_text()) or {}
+        known |= set(content.get(section, content) if isinstance(content, dict) else ())
+    close = get_close_matches(key, known, n=1, cutoff=0.75)
+    return ".".join(filter(None, (section, close[0]))) if close else None
 
 
 def one_line(error: Exception) -> str:
@@ -38,7 +73,12 @@ def one_line(error: Exception) -> str:
         known = " ".join(sorted(path.stem for path in (CONF / group).glob("*.yaml")))
         return f"Could not find '{group}/{option}' Available options in '{group}': {known}"
     if "To append to your config use +" in text or "is not in struct" in text or "not in 'Config'" in text:
-        return f"{text.split('. To append')[0].split(' Key ')[0]}: no such option; --help lists them"
+        name = key or (re.search(r"Could not override '([^']+)'", text) or ["", ""])[1]
+        similar = similar_option(name) if name else None
+        hint = f"did you mean {similar}? " if similar else ""
+        return f"{text.split('. To append')[0].split(' Key ')[0]}: no such option; {hint}--help lists them"
+    if (override := getattr(error, "override", None)) and override.endswith(","):
+        return f"{override}: ends with a comma; give values without spaces between them, such as alpha=0,0.1"
     if "mismatched input" in text or "no viable alternative" in text or "token recognition" in text:
         return f"{text}; a value with = or other special characters needs quotes: 'key=\"value\"'"
     return f"{key}: {text}" if key and key not in text else text

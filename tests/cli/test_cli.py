@@ -51,7 +51,7 @@ def test_help_shows_the_defaults_of_what_is_chosen_and_options_of_ones_own(tmp_p
     wrong = forked("--help", "alhpa=1", cwd=tmp_path)
     assert (wrong.returncode, wrong.stderr) == (
         2,
-        "tlexp: Could not override 'alhpa': no such option; --help lists them\n",
+        "tlexp: Could not override 'alhpa': no such option; did you mean alpha? --help lists them\n",
     )
 
 
@@ -116,7 +116,7 @@ def test_one_command_trains_tests_records_and_says_so(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
-        (("alhpa=1",), "tlexp: Could not override 'alhpa': no such option; --help lists them"),
+        (("alhpa=1",), "tlexp: Could not override 'alhpa': no such option; did you mean alpha? --help lists them"),
         (("strategy=finetun",), "tlexp: In 'config': Could not find 'strategy/finetun' Available options"),
         (("init=epoch=3.ckpt",), "tlexp: mismatched input '='"),
         (("alpha=-1",), "tlexp: alpha=-1.0: must be finite and >= 0, or inf for the source alone"),

@@ -48,7 +48,7 @@ WRONG = [
     (("tracking=mlflow", "tracking.experiment=' '"), "needs a name"),
     (("terms=[corall]",), "Could not find 'terms/corall' Available options in 'terms': bi_tuning bss cdan co_tuning"),
     (("strategy=finetun",), "Could not find 'strategy/finetun' Available options in 'strategy': bitfit closed_probe"),
-    (("alhpa=1",), "Could not override 'alhpa': no such option; --help lists them"),
+    (("alhpa=1",), "Could not override 'alhpa': no such option; did you mean alpha? --help lists them"),
     (("+alhpa=1",), "Key 'alhpa' not in 'Config': no such option"),
     (("data.shotz=1",), "Could not override 'data.shotz': no such option"),
     (("init=epoch=3.ckpt",), "a value with = or other special characters needs quotes"),

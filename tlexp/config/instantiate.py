@@ -13,6 +13,26 @@ from tlexp.errors import UsageError
 EXTRAS = {"transformers": "text", "peft": "peft", "datasets": "hf"}
 
 
+# What libraries raise where an option is wrong, wherever they notice it.
+REFUSALS = (
+    TypeError,
+    ValueError,
+    LookupError,
+    AttributeError,
+    AssertionError,
+    ArithmeticError,
+    RuntimeError,
+    ImportError,
+)
+
+
+def reason(error: BaseException) -> str:
+    """Returns what an error says in one line, with its kind where that alone would mean little."""
+    text = " ".join(str(error).split())
+    kind = type(error).__name__
+    return text if isinstance(error, TypeError | ValueError) and text else f"{kind}: {text}" if text else kind
+
+
 def build(group: str, node: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
     """Instantiates a node; what goes wrong there becomes one line that names the group.
 
@@ -32,8 +52,8 @@ def build(group: str, node: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
                 install = f"pip install 'tlexp[{EXTRAS[cause.name]}]'"
                 raise UsageError(f"{group}={node.get('name')}: needs the package {cause.name}; {install}") from None
         innermost = list(_causes(error))[-1]
-        if isinstance(innermost, TypeError | ImportError | AttributeError):
-            raise UsageError(f"{group}: cannot build {node.get('_target_')}: {innermost}") from error
+        if isinstance(innermost, REFUSALS):
+            raise UsageError(f"{group}: cannot build {node.get('_target_')}: {reason(innermost)}") from error
         raise
 
 

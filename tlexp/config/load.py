@@ -24,7 +24,7 @@ CONF = next(folder for folder in (_PACKAGE / "conf", _PACKAGE.parent / "conf") i
 
 def _basename(*paths: str | None) -> str:
     """Names a data set after the last part of its location, unless it is given a name; a table without its ending."""
-    name = next((Path(normpath(Path(path).absolute())).name for path in paths if path), "none")
+    name = next((Path(normpath(Path(str(path)).absolute())).name for path in paths if path), "none")
     return re.sub(r"\.(csv|tsv|jsonl|parquet)$", "", name, flags=re.IGNORECASE)
 
 
@@ -91,6 +91,10 @@ def load(cfg: DictConfig, root: Path) -> Config:
             holder.init = str(root / holder.init)
     # Data are where they are said to be, also where they do not exist; an encoder's name may be its folder.
     for node in (config.data.target, config.data.source or {}, config.data.shifted or {}):
+        for key in ("root", "folder", "images"):
+            if node.get(key) is not None and not isinstance(node[key], str):
+                remedy = "one file or folder; several data sets at once are not supported"
+                raise UsageError(f"{key}={node[key]} of a data set: {remedy}")
         node |= {key: normpath(root / node[key]) for key in ("root", "folder", "images") if node.get(key)}
     _name_apart(config.data)
     if (root / config.backbone["name"] / "config.json").is_file():

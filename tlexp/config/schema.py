@@ -76,6 +76,7 @@ class DataConfig:
         _require(ok, "data.shots", self.shots, remedy)
         ok = self.fraction is None or 0 < self.fraction <= 1
         _require(ok, "data.fraction", self.fraction, "must lie in (0, 1]")
+        _require(self.draw >= 0, "data.draw", self.draw, "number of a draw, 0 or above")
         both = self.shots is not None and self.fraction is not None
         remedy = f"the budget is set already by data.shots={self.shots}; add data.shots=null"
         _require(not both, "data.fraction", self.fraction, remedy)

@@ -43,9 +43,10 @@ def start_facts(config: Config, components: RunComponents, trainer: pl.Trainer) 
     notices = [*components.notices, *data.notices()]
     if config.data.val == "large":
         notices.append("data.val=large validates on labels outside the budget: an optimistic choice of checkpoint")
-    for limit in ("limit_val_batches", "limit_test_batches"):
-        if (value := getattr(trainer, limit)) != 1.0:
-            notices.append(f"trainer.{limit}={value}: only a part of that split is used")
+    limits = {name: getattr(trainer, name) for name in ("limit_val_batches", "limit_test_batches")}
+    notices += [
+        f"trainer.{name}={value}: only a part of that split is used" for name, value in limits.items() if value != 1
+    ]
     cycled = data.steps * data.batch_size
     seen = {"target": data.domains["target"].sizes()["train"], "source": cycled, "unlabelled": cycled}
     examples = ", ".join(f"{seen[role]} of the {role}" for role in data.train_roles)

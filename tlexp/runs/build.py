@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 from tlexp.backbones import hub
 from tlexp.backbones.base import Backbone
 from tlexp.backbones.batchnorm import make_stochastic, source_statistics
+from tlexp.config.instantiate import REFUSALS, reason
 from tlexp.config.instantiate import build as instantiate
 from tlexp.config.schema import Config
 from tlexp.data.cache import Cache
@@ -366,5 +367,5 @@ def build_optimizer(config: Config, task: TransferTask) -> Optimizer:
     """
     try:
         return task.build_optimizer()
-    except (TypeError, ValueError) as error:
-        raise UsageError(f"optimizer: {config.optimizer['_target_']} refuses its options: {error}") from error
+    except REFUSALS as error:
+        raise UsageError(f"optimizer: {config.optimizer['_target_']} refuses its options: {reason(error)}") from error

@@ -33,7 +33,12 @@ def read_domain(config: Config, role: str, cache: Cache | None = None) -> Domain
     Raises:
         UsageError: for data that cannot be read or split.
     """
-    samples: Samples = build("data", getattr(config.data, role))
+    node = getattr(config.data, role)
+    try:
+        samples: Samples = build("data", node)
+    except UsageError as error:  # a reader does not know whose options it was given
+        key = str(error).partition("=")[0]
+        raise (UsageError(f"data.{role}.{error}") if key in node else error) from error
     if samples.on_bad == "skip" and samples.inputs.kind == "images":
         samples = skip_unreadable(samples, cache)
     data = config.data

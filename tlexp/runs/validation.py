@@ -33,7 +33,8 @@ def validate_trainer(config: Config) -> None:
     known |= set(MODEL_OPTIONS)
     if unknown := sorted(set(config.trainer) - known):
         raise UsageError(f"trainer.{unknown[0]}: Lightning's Trainer has no such argument, or tlexp sets it itself")
-    if (epochs := config.trainer.get("max_epochs")) is None or epochs < 1:
+    epochs = config.trainer.get("max_epochs")
+    if not isinstance(epochs, int) or isinstance(epochs, bool) or epochs < 1:
         raise UsageError(f"trainer.max_epochs={epochs}: schedule and strategy need a number above 0; use epochs=")
     for limit in ("limit_train_batches", "limit_val_batches", "limit_test_batches"):
         if config.trainer.get(limit) in (0, 0.0):
