@@ -90,15 +90,18 @@ def test_a_sweep_is_that_of_the_command(tmp_path, capfd):
 
 
 def test_a_sweep_with_a_failing_job_finishes_the_others(tmp_path):
-    with pytest.raises(JobsFailedError, match="1 of 2 jobs failed, first batch_size999"):
-        tlexp.sweep([*RUN, "tracking=none", "batch_size=16,999"])
+    with pytest.raises(JobsFailedError, match="1 of 2 jobs failed, first width7"):
+        tlexp.sweep([*RUN, "tracking=none", "backbone.width=8,7"])
     assert len(list(tmp_path.glob("outputs/jobs/*/metrics.json"))) == 1
 
 
 @pytest.mark.parametrize(
     ("call", "line"),
     [
-        (lambda: tlexp.compose(["alhpa=1"]), "Could not override 'alhpa': no such option; did you mean alpha? --help lists them"),
+        (
+            lambda: tlexp.compose(["alhpa=1"]),
+            "Could not override 'alhpa': no such option; did you mean alpha? --help lists them",
+        ),
         (lambda: tlexp.compose(["alpha=-1"]), "alpha=-1.0: must be finite and >= 0, or inf for the source alone"),
         (lambda: tlexp.compose("alpha=1"), "alpha=1: give a list of overrides, such as ['alpha=0.5']"),
         (lambda: tlexp.compose(["strategy=finetun"]), "In 'config': Could not find 'strategy/finetun'"),
@@ -132,7 +135,7 @@ def test_a_program_keeps_its_own_hydra_and_logging(tmp_path):
     try:
         root.handlers[:], root.level = [handler], logging.INFO
         with pytest.raises(JobsFailedError):
-            tlexp.sweep([*RUN, "tracking=none", "batch_size=999,998"])
+            tlexp.sweep([*RUN, "tracking=none", "backbone.width=7,9"])
         logging.getLogger("mine").info("still here")
     finally:
         root.handlers[:] = handlers

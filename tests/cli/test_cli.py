@@ -161,16 +161,16 @@ def test_paths_are_relative_to_where_the_command_was_given_even_with_chdir(tmp_p
 
 
 def test_a_sweep_goes_on_after_a_failing_job_and_says_it_at_once(tmp_path):
-    done = forked("-m", *RUN, "batch_size=8,999,16", cwd=tmp_path)
+    done = forked("-m", *RUN, "backbone.width=8,7,16", cwd=tmp_path)
     assert done.returncode == 2
-    said = "batch_size999 failed: batch_size=999: the target digits has only 40 training examples"
+    said = "width7 failed: backbone.width=7 backbone.size=16: width a multiple of 8"
     assert said in done.stdout + done.stderr
     ends = {run.info.run_name: run.info.status for run in runs_in(tmp_path)}
     assert ends == {
-        "batch_size": "FAILED",
-        "batch_size8": "FINISHED",
-        "batch_size16": "FINISHED",
-        "batch_size999": "FAILED",
+        "width": "FAILED",
+        "width8": "FINISHED",
+        "width16": "FINISHED",
+        "width7": "FAILED",
     }
     assert len(list(tmp_path.glob("outputs/jobs/*/metrics.json"))) == 2
 

@@ -44,7 +44,10 @@ def test_a_comma_at_the_end_is_a_list_with_a_space(tmp_path, monkeypatch):
     [
         (("trainer.max_epochs=abc",), "trainer.max_epochs=abc: schedule and strategy need a number above 0"),
         (("optimizer.betas=[0.9]",), "optimizer: torch.optim.AdamW refuses its options: IndexError: list index out of"),
-        (("backbone=timm", "backbone.name=resnet18", "backbone.drop_path_rate=abc"), "backbone.name=resnet18: unsupported operand"),
+        (
+            ("backbone=timm", "backbone.name=resnet18", "backbone.drop_path_rate=abc"),
+            "backbone.name=resnet18: unsupported operand",
+        ),
         (("data=images", "data.target.root=nowhere"), "data.target.root=.*nowhere: no such folder"),
         (("data=text_table", "data.target.root=nowhere.csv"), r"nowhere\.csv: no such file"),
     ],

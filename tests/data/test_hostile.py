@@ -380,12 +380,19 @@ def test_tables_that_teach_nothing(tmp_path, content, message):
         text_table(str(tmp_path / "t.csv"))
 
 
-def test_data_smaller_than_a_batch_are_refused_before_training(tmp_path):
-    folder = tree(tmp_path / "few", cat=3, dog=3)
+def test_data_smaller_than_a_batch_are_one_batch(tmp_path):
+    folder = tree(tmp_path / "few", cat=6, dog=6)
+    components = build(compose("data=images", f"data.target.root={folder}", "init=random"))
+    size = components.data.domains["target"].sizes()["train"]
+    assert size < 16
+    assert (components.data.batch_size, components.data.steps) == (size, 1)
+    assert f"batch_size=16: the target has {size} training examples, so batches have too" in components.notices
+    few = tree(tmp_path / "source", cat=4, dog=4)
+    joint = (f"data.source.root={few}", "alpha=0.5", "batch_size=6")
     with pytest.raises(
-        UsageError, match=r"batch_size=32: the target few has only \d training examples; use batch_size="
+        UsageError, match=r"batch_size=6: the source source has only \d training examples; use batch_size"
     ):
-        build(compose("data=images", f"data.target.root={folder}", "init=random", "batch_size=32"))
+        build(compose("data=images", f"data.target.root={folder}", "init=random", *joint))
 
 
 def test_rows_with_more_fields_than_the_head_are_refused_rather_than_shifted(tmp_path):

@@ -117,7 +117,7 @@ def test_another_question_counts_the_jobs_of_the_first_and_records_them_under_it
     (first,) = [
         run
         for run in store.runs
-        if run.data.params.get("alpha") == "0.5" and run.data.params["batch_size"] == "16" and run is not again
+        if run.data.params.get("alpha") == "0.5" and run.data.params["backbone.width"] == "16" and run is not again
     ]
     assert again.data.metrics == first.data.metrics
     history = [store.client.get_metric_history(run.info.run_id, "val/target/nll") for run in (first, again)]
@@ -164,9 +164,9 @@ def test_a_failing_job_says_so_at_once_and_the_others_go_on(tmp_path, monkeypatc
 
 
 def test_fail_fast_stops_at_the_first_failure(tmp_path):
-    done = forked("-m", *RUN, "batch_size=8,999,16", "sweep.fail_fast=true", cwd=tmp_path)
+    done = forked("-m", *RUN, "backbone.width=8,7,16", "sweep.fail_fast=true", cwd=tmp_path)
     assert done.returncode == 2
-    assert "sweep.fail_fast=true: batch_size999 failed, so 1 jobs are not started" in done.stdout
+    assert "sweep.fail_fast=true: width7 failed, so 1 jobs are not started" in done.stdout
     assert len(jobs(tmp_path)) == 1
     _, children, _ = only_sweep(tmp_path)
     assert len(children) == 2
@@ -182,19 +182,19 @@ def test_parallel_jobs_on_a_fresh_database_of_which_two_fail_and_one_is_stopped(
         assert worker != pid
         os.kill(worker, signal.SIGTERM)
 
-    grid = ("batch_size=16,999", "epochs=1,100000")
+    grid = ("backbone.width=16,7", "epochs=1,100000")
     run = [option for option in RUN if option != "epochs=1"] + ["augment=light", "workers=1"]
     done = forked("-m", *run, *grid, *PARALLEL, cwd=tmp_path, meanwhile=stop_the_endless_one)
     assert done.returncode == 2, done.stderr
     assert "3 of 4 jobs failed" in done.stderr
     parent, children, _ = only_sweep(tmp_path)
     assert parent.info.status == "FAILED"
-    ends = {(run.data.params["batch_size"], run.data.params["epochs"]): run.info.status for run in children}
+    ends = {(run.data.params["backbone.width"], run.data.params["epochs"]): run.info.status for run in children}
     assert ends == {
         ("16", "1"): "FINISHED",
-        ("999", "1"): "FAILED",
+        ("7", "1"): "FAILED",
         ("16", "100000"): "KILLED",
-        ("999", "100000"): "FAILED",
+        ("7", "100000"): "FAILED",
     }
 
 

@@ -60,8 +60,8 @@ def start_facts(config: Config, components: RunComponents, trainer: pl.Trainer) 
         "weights": components.start.weights,
         "augmentation": _augmentation(config),
         "heads": ", ".join(f"{role}: {count} classes" for role, count in task.model.classes.items()),
-        "batch": f"at most {config.batch_size} of each of {', '.join(data.train_roles)}, {_processes(trainer)}"
-        + _accumulation(trainer, config.batch_size),
+        "batch": f"at most {data.batch_size} of each of {', '.join(data.train_roles)}, {_processes(trainer)}"
+        + _accumulation(trainer, data.batch_size),
         "steps": f"{steps} in {trainer.max_epochs} epochs of {batches} batches, {examples}",
         "resumed": f"after epoch {trainer.current_epoch}" if trainer.current_epoch else "",
         "device": f"{trainer.strategy.root_device}, precision {trainer.precision}",

@@ -68,8 +68,11 @@ def build(config: Config, first_epoch: int = 0) -> RunComponents:
     state, metadata = read_init(config)
     backbone = build_backbone(config, metadata)
     augment = instantiate("augment", config.augment)
-    check_domains(domains, backbone.input, config.batch_size, plan.train_roles, augment)
-    validate_sizes(config, domains, backbone.input, plan.train_roles, count_ranks(config.trainer), plan.min_batch_size)
+    # Few labels are common, and the target is the same for every alpha; the source has to have enough of its own.
+    batch_size = min(config.batch_size, max(1, domains["target"].sizes()["train"]))
+    check_domains(domains, backbone.input, batch_size, plan.train_roles, augment)
+    ranks = count_ranks(config.trainer)
+    validate_sizes(config, domains, backbone.input, batch_size, plan.train_roles, ranks, plan.min_batch_size)
     reference = read_reference(config, plan, domains, metadata, cache)
     start = load_start(config, backbone, state, metadata, bool(augment), reference is not None)
 
@@ -99,7 +102,7 @@ def build(config: Config, first_epoch: int = 0) -> RunComponents:
     data = TransferDataModule(
         domains if reference is None else {**domains, "reference": reference},
         backbone.input,
-        config.batch_size,
+        batch_size,
         config.seed,
         plan.train_roles,
         config.weights.evaluated_roles,
@@ -114,6 +117,10 @@ def build(config: Config, first_epoch: int = 0) -> RunComponents:
     task = build_task(config, model, strategy, objective, plan, domains, epochs)
     optimizer = build_optimizer(config, task)
     notices += [notice for term in plan.terms.values() for notice in term.check(optimizer)]
+    if batch_size < config.batch_size:
+        notices.append(
+            f"batch_size={config.batch_size}: the target has {batch_size} training examples, so batches have too"
+        )
     if data.shifted and not np.array_equal(data.shifted.split.test, domains["target"].split.test):
         notices.append("shifted: tests other examples than the target's own")
     return RunComponents(data, task, start, plan.monitor_mode, tuple(notices))

@@ -122,6 +122,7 @@ def validate_sizes(
     config: Config,
     domains: Mapping[str, Domain],
     spec: InputSpec | TextSpec,
+    batch_size: int,
     train_roles: Collection[str],
     ranks: int,
     min_batch_size: int,
@@ -132,6 +133,7 @@ def validate_sizes(
         config: the run's configuration.
         domains: by role.
         spec: the backbone's input.
+        batch_size: target examples of a step over all processes.
         train_roles: the roles that a training step needs.
         ranks: number of processes.
         min_batch_size: examples of a batch that each process needs.
@@ -144,12 +146,12 @@ def validate_sizes(
         raise UsageError(f"{options}: mix images, but the data are {spec.kind}; use 0")
     for role, domain in domains.items():
         sizes = domain.sizes()
-        steps = steps_per_epoch(sizes["train"], config.batch_size)
-        smallest = sizes["train"] // steps if role == "target" else config.batch_size
+        steps = steps_per_epoch(sizes["train"], batch_size)
+        smallest = sizes["train"] // steps if role == "target" else batch_size
         if role in train_roles and smallest < ranks * min_batch_size:
             reason = f"the smallest batch of the {role} has {smallest} examples for {ranks} processes"
             reason += f" that need {min_batch_size} each" if min_batch_size > 1 else ""
-            raise UsageError(f"batch_size={config.batch_size}: {reason}; use a larger one or fewer trainer.devices")
+            raise UsageError(f"batch_size={batch_size}: {reason}; use a larger one or fewer trainer.devices")
         for split in ("test",) if role == "shifted" else ("val", "test"):
             if sizes[split] < ranks:
                 reason = f"the {role} has only {sizes[split]} {split} examples, one for each process at least"
