@@ -198,5 +198,7 @@ def test_a_stopped_run_is_killed_in_mlflow_and_in_its_exit_code(tmp_path, signum
     done = forked(*flags, *QUICK, "init=random", "epochs=100000", *rest, cwd=tmp_path, meanwhile=stop)
     assert done.returncode == code, done.stderr
     assert f"stopped by {signum.name}" in done.stderr
+    remedy = "sweep: interrupted: the same command runs the rest" if flags else f"interrupted: resume={tmp_path}"
+    assert remedy in done.stdout
     assert [run.info.status for run in runs_in(tmp_path)] == ["KILLED"] * (2 if flags else 1)  # and the sweep's own
     assert not list(tmp_path.glob("outputs/**/metrics.json"))

@@ -6,7 +6,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from tlexp import run_folder
-from tlexp.config.schema import Config
+from tlexp.config.schema import SOURCE_RUN, Config
 from tlexp.errors import UsageError
 from tlexp.processes import count_ranks
 from tlexp.reporting.console import Output
@@ -16,6 +16,7 @@ from tlexp.runs.run_result import RunResult
 from tlexp.runs.source_weights import source_folder
 from tlexp.runs.train import train
 from tlexp.runs.validation import validate_terms
+from tlexp.signals import Stopped
 from tlexp.tracking.runs import close_complete, track_run
 
 
@@ -47,9 +48,14 @@ def run(config: Config, folder: Path, output: Output | None = None) -> RunResult
     folder.mkdir(parents=True, exist_ok=True)
     with run_folder.locked(folder, "another process trains in it; wait for it or stop it"):
         run_folder.write_config(folder, config.redacted())  # first, so that whatever is interrupted can resume
-        if config.init == "source":
-            ensure_source_weights(config, output)
-        _run_tracked(config, folder, output)
+        try:
+            if config.init == "source":
+                ensure_source_weights(config, output)
+            _run_tracked(config, folder, output)
+        except Stopped:
+            if output.report_is_shown and config.strategy["name"] != SOURCE_RUN:
+                output.report.print(f"interrupted: resume={folder} continues it", soft_wrap=True, markup=False)
+            raise
         (folder / run_folder.LOCK).unlink(missing_ok=True)  # whoever comes now finds a complete run
     return RunResult(folder)
 

@@ -14,7 +14,7 @@ from tlexp import run_folder
 from tlexp.config.schema import Config, redact_uri
 from tlexp.errors import JobsFailedError
 from tlexp.processes import CONCURRENT_JOBS, SWEEP_OWNER
-from tlexp.signals import stop_signals
+from tlexp.signals import Stopped, stop_signals
 from tlexp.sweeps.jobs import JobRunner, Outcome, concurrent_jobs, echo, jobs_folder
 from tlexp.sweeps.points import Composer, GridPoint
 from tlexp.sweeps.validation import validate_spec
@@ -112,7 +112,11 @@ class SweepDriver:
             track_sweep(config, folder, name, tags) as sweep,
             environment({SWEEP_OWNER: str(os.getpid()), CONCURRENT_JOBS: concurrent}),
         ):
-            yield sweep
+            try:
+                yield sweep
+            except Stopped:
+                echo("interrupted: the same command runs the rest")
+                raise
 
     def _conclude(
         self, config: Config, folder: Path, points: Sequence[GridPoint], runner: JobRunner, sweep: SweepRun
