@@ -337,3 +337,30 @@ def test_nothing_finished_is_said(tmp_path, capsys):
     manifest, _ = sweep(four_strategies())
     assert report(manifest, {}, tmp_path, Console()) is None
     assert "no job has finished: there is nothing to compare" in capsys.readouterr().out
+
+
+def test_what_changes_the_test_set_is_a_problem_and_no_method():
+    points = [
+        ({"data.target.root": root, "data.target.classes": classes, "seed": str(seed)}, 0.5, 0.8 + 0.01 * seed)
+        for root in ("a", "b")
+        for classes in ("[0,1]", "[2,3]")
+        for seed in range(3)
+    ]
+    results = results_of(points)
+    assert (results.methods, results.problems) == ([], ["data.target.root", "data.target.classes"])
+    rows = compare_methods(results)
+    assert len(rows) == 4
+    assert all(row.contrast is None for row in rows)
+    table = method_table(results, rows)
+    assert list(table.columns) == ["data.target.root", "data.target.classes", "method", "validation", "test"]
+    with pytest.raises(UsageError, match=r"data\.target\.root: its values have different test sets"):
+        results_of(points, methods=["data.target.root"])
+
+
+def test_sources_on_one_target_are_methods():
+    points = [
+        ({"dataset@data.source": name, "seed": str(seed)}, 0.5, 0.8 + 0.01 * seed)
+        for name in ("mnist", "usps")
+        for seed in range(3)
+    ]
+    assert results_of(points).methods == ["dataset@data.source"]

@@ -395,3 +395,13 @@ def test_another_question_after_the_results_is_said_to_be_post_hoc(tmp_path):
     again = forked(*sweep, cwd=tmp_path)
     assert "2 done, 0 to run" in again.stdout
     assert said not in again.stdout, "the question of the first command"
+
+
+def test_a_sweep_over_test_sets_compares_nothing_and_shows_each(tmp_path):
+    classes = "data.target.classes=[0,1],[2,3]"
+    done = forked("-m", *RUN, "tracking=none", "data.source=null", classes, "seed=0,1", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    (row, other) = [line for line in done.stdout.splitlines() if line.startswith("│ [")][:2]
+    assert ("[0,1]" in row, "[2,3]" in other) == (True, True)
+    assert "difference vs" not in done.stdout
+    assert "t-test" not in done.stdout

@@ -22,7 +22,12 @@ def method_axes(axes: Sequence[str]) -> list[str]:
         if present := [axis for axis in axes if axis in kind]:
             return present
     others = [axis for axis in axes if axis not in REPLICATES and not is_problem(axis)]
-    return others[:1] or [axis for axis in axes if axis not in REPLICATES][:1]
+    return others[:1] or [axis for axis in axes if axis not in REPLICATES and not changes_test_set(axis)][:1]
+
+
+def changes_test_set(axis: str) -> bool:
+    """Returns whether the values of an axis are tested on different examples, so that nothing is paired."""
+    return axis in ("data", "data.test_fraction", "dataset@data.target") or axis.startswith("data.target.")
 
 
 def is_problem(axis: str) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from tlexp import run_folder
-from tlexp.comparison.axes import ABSENT, REPLICATES, Values, baseline_values, is_problem, method_axes
+from tlexp.comparison.axes import ABSENT, REPLICATES, Values, baseline_values, changes_test_set, is_problem, method_axes
 from tlexp.comparison.statistics import Interval, mean_interval
 from tlexp.errors import UsageError
 from tlexp.metric_names import higher_is_better
@@ -103,6 +103,9 @@ class SweepResults:
             raise UsageError(f"{baseline}: not in {self.name}; choose one of {known}")
         if unknown := [name for name in (*self.methods, *([axis] if axis else [])) if name not in self.axes]:
             raise UsageError(f"{unknown[0]}: not an axis of {self.name}; choose one of {', '.join(self.axes)}")
+        if different := [name for name in self.methods if changes_test_set(name)]:
+            remedy = "its values have different test sets, so they are problems and no methods; leave it out"
+            raise UsageError(f"methods={','.join(self.methods)}: {different[0]}: {remedy}")
         if axis and axis not in self.methods and not self.searched:
             remedy = f"name it among the methods, such as {','.join([*self.methods, axis])}"
             raise UsageError(f"{baseline}: {axis} is not compared but selected by validation; {remedy}")

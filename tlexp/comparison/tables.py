@@ -44,11 +44,12 @@ def method_table(results: SweepResults, rows: Sequence[MethodResult]) -> pd.Data
             line["selected by validation"] = describe(row.config.tuned) or "-"
         line["validation"] = f"{row.config.score:.4f}"
         line["test"] = format_interval(results, row.test)
-        line[f"difference vs {baseline}"] = "" if contrast is None else format_difference(results, contrast)
-        line["p (Holm)"] = "" if contrast is None else format_p(contrast.p_holm)
-        d_z = math.nan if contrast is None else contrast.difference.d_z
-        line["d_z"] = "" if math.isnan(d_z) else f"{d_z:+.2f}"
-        line["wins"] = "" if contrast is None else format_wins(contrast, results.higher_is_better)
+        if results.methods:
+            line[f"difference vs {baseline}"] = "" if contrast is None else format_difference(results, contrast)
+            line["p (Holm)"] = "" if contrast is None else format_p(contrast.p_holm)
+            d_z = math.nan if contrast is None else contrast.difference.d_z
+            line["d_z"] = "" if math.isnan(d_z) else f"{d_z:+.2f}"
+            line["wins"] = "" if contrast is None else format_wins(contrast, results.higher_is_better)
         if results.tuned:
             gap = f"{results.scale * row.oracle_gap:.{results.digits}f}"
             line["oracle gap"] = gap if row.candidates > 1 else "-"
@@ -203,7 +204,7 @@ def _label_notes(results: SweepResults, rows: Sequence[MethodResult]) -> list[st
 
 def rich_table(title: str, table: pd.DataFrame, without: Sequence[str] = ()) -> Table:
     """Returns a table for the terminal."""
-    shown = table.drop(columns=[*without])
+    shown = table.drop(columns=[*without], errors="ignore")
     rich = Table(title=escape(title), title_justify="left")
     for column in map(str, shown):
         keep_whole = column in ("method", "test") or column.startswith("difference")
