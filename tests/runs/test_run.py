@@ -180,8 +180,8 @@ def test_an_interrupted_source_run_is_not_taken_for_a_finished_one(run_job, tmp_
 
 
 def test_mistakes_are_said_before_the_source_is_trained(tmp_path):
-    config = compose("batch_size=64", f"store={tmp_path}/own", root=tmp_path)
-    with pytest.raises(UsageError, match="batch_size=64"):
+    config = compose("trainer.max_steps=2", f"store={tmp_path}/own", root=tmp_path)
+    with pytest.raises(UsageError, match="trainer.max_steps=2"):
         run_config(config, tmp_path / "run")
     assert not list((tmp_path / "own").glob("*/*"))
 
@@ -385,3 +385,11 @@ def test_training_that_ends_before_a_validation_says_so(run_job, options, said):
 )
 def test_training_that_ends_after_a_validation_has_a_result(run_job, options):
     assert run_job("init=random", "epochs=4", *options)["epochs_run"] == 1
+
+
+def test_the_best_checkpoint_holds_weights_and_no_state_of_the_optimizer(run_job):
+    result = run_job("init=random", "epochs=2")
+    content = torch.load(result["folder"] / "best.ckpt", weights_only=True)
+    assert "optimizer_states" not in content
+    weights = sum(tensor.numel() * tensor.element_size() for tensor in content["state_dict"].values())
+    assert (result["folder"] / "best.ckpt").stat().st_size < 1.1 * weights + 50_000

@@ -52,6 +52,7 @@ def train(config: Config, folder: Path, mlflow_run: MLflowRun, output: Output) -
         mode=components.monitor_mode,
         auto_insert_metric_name=False,
         enable_version_counter=False,
+        save_weights_only=True,  # the optimizer's state is twice as large, and what resumes needs is in last.ckpt
     )
     data.materialize()
     apply_model_options(task.model, config.trainer)

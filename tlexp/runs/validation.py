@@ -36,6 +36,9 @@ def validate_trainer(config: Config) -> None:
     epochs = config.trainer.get("max_epochs")
     if not isinstance(epochs, int) or isinstance(epochs, bool) or epochs < 1:
         raise UsageError(f"trainer.max_epochs={epochs}: schedule and strategy need a number above 0; use epochs=")
+    if config.trainer.get("precision") == "16-true":
+        reason = "the optimizer's steps underflow, AdamW's epsilon among them"
+        raise UsageError(f"trainer.precision=16-true: {reason}; use 16-mixed, bf16-mixed or bf16-true")
     for limit in ("limit_train_batches", "limit_val_batches", "limit_test_batches"):
         if config.trainer.get(limit) in (0, 0.0):
             raise UsageError(
