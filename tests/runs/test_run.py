@@ -181,7 +181,7 @@ def test_an_interrupted_source_run_is_not_taken_for_a_finished_one(run_job, tmp_
 
 def test_mistakes_are_said_before_the_source_is_trained(tmp_path):
     config = compose("trainer.max_steps=2", f"store={tmp_path}/own", root=tmp_path)
-    with pytest.raises(UsageError, match="trainer.max_steps=2"):
+    with pytest.raises(UsageError, match=r"trainer\.max_steps=2"):
         run_config(config, tmp_path / "run")
     assert not list((tmp_path / "own").glob("*/*"))
 
@@ -393,3 +393,27 @@ def test_the_best_checkpoint_holds_weights_and_no_state_of_the_optimizer(run_job
     assert "optimizer_states" not in content
     weights = sum(tensor.numel() * tensor.element_size() for tensor in content["state_dict"].values())
     assert (result["folder"] / "best.ckpt").stat().st_size < 1.1 * weights + 50_000
+
+
+BATCHNORM = ("backbone.norm=batch", "init=random", "epochs=1")
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("batch_size=1",), "the smallest batch of the target has 1 examples for 1 processes, and BatchNorm needs two"),
+        (("data.target.classes=[0,1,2]", "data.shots=10", "batch_size=2"), None),
+        (("data.target.classes=[0,1,2]", "data.shots=9", "batch_size=2"), "of the target has 1 examples"),
+        (("batch_size=3", "trainer=ddp"), "the smallest batch of the target has 2 examples for 2 processes"),
+        (("batch_size=1", "norm=frozen"), None),
+        (("batch_size=1", "strategy=linear_probe"), None),
+        (("batch_size=1", "backbone.norm=group"), None),
+    ],
+)
+def test_batchnorm_gets_two_examples_on_every_process(options, said):
+    config = compose(*BATCHNORM, *options)
+    if said is None:
+        build(config)
+        return
+    with pytest.raises(UsageError, match=said):
+        build(config)

@@ -32,6 +32,7 @@ from tlexp.runs.domains import open_cache, read_domain
 from tlexp.runs.init import load_weights, read_init
 from tlexp.runs.validation import (
     validate_alpha,
+    validate_batch_norm,
     validate_monitor,
     validate_schedule,
     validate_shifted,
@@ -87,6 +88,7 @@ def build(config: Config, first_epoch: int = 0) -> RunComponents:
     trained = trained_stages(strategy, epochs)
     notices = validate_alpha(config, model, trained)
     model.set_trainable(trained)
+    validate_batch_norm(model, domains, batch_size, plan.train_roles, ranks)
 
     # 6. The terms and the objective.
     frozen_backbone = not trained - {stage.name for stage in model.head_stages}

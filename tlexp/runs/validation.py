@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping
 import pytorch_lightning as pl
 
 from tlexp.backbones.base import InputSpec, TextSpec
+from tlexp.backbones.batchnorm import has_statistics
 from tlexp.config.schema import Config
 from tlexp.data.batches import steps_per_epoch
 from tlexp.data.domains import Domain
@@ -149,8 +150,7 @@ def validate_sizes(
         raise UsageError(f"{options}: mix images, but the data are {spec.kind}; use 0")
     for role, domain in domains.items():
         sizes = domain.sizes()
-        steps = steps_per_epoch(sizes["train"], batch_size)
-        smallest = sizes["train"] // steps if role == "target" else batch_size
+        smallest = smallest_batch(domain, role, batch_size)
         if role in train_roles and smallest < ranks * min_batch_size:
             reason = f"the smallest batch of the {role} has {smallest} examples for {ranks} processes"
             reason += f" that need {min_batch_size} each" if min_batch_size > 1 else ""
@@ -159,6 +159,31 @@ def validate_sizes(
             if sizes[split] < ranks:
                 reason = f"the {role} has only {sizes[split]} {split} examples, one for each process at least"
                 raise UsageError(f"trainer.devices={ranks}: {reason}")
+
+
+def smallest_batch(domain: Domain, role: str, batch_size: int) -> int:
+    """Returns the number of examples in the smallest training batch: an epoch divides the target evenly."""
+    size = domain.sizes()["train"]
+    return size // steps_per_epoch(size, batch_size) if role == "target" else batch_size
+
+
+def validate_batch_norm(
+    model: TransferModel, domains: Mapping[str, Domain], batch_size: int, train_roles: Collection[str], ranks: int
+) -> None:
+    """Checks that BatchNorm layers which normalise by a batch get two examples of it on every process.
+
+    A variance of one example is 0, and torch refuses it where a layer has one value per channel.
+
+    Raises:
+        UsageError: where one process gets a single example.
+    """
+    if not any(has_statistics(module) and module.training for module in model.modules()):
+        return
+    for role in set(train_roles) & set(domains):
+        if (smallest := smallest_batch(domains[role], role, batch_size)) < 2 * ranks:
+            reason = f"the smallest batch of the {role} has {smallest} examples for {ranks} processes"
+            remedy = "and BatchNorm needs two on each; use another batch_size=, fewer trainer.devices=, or norm=frozen"
+            raise UsageError(f"batch_size={batch_size}: {reason}, {remedy}")
 
 
 def validate_alpha(config: Config, model: TransferModel, trained: set[str]) -> list[str]:
