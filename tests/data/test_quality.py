@@ -160,7 +160,7 @@ def test_the_script_lists_everything_and_draws_it(tmp_path, pets):
     assert few.returncode == 2
     assert "tlexp: the target pets has no val example: the data set has 10 examples; add some" in few.stderr
     wrong = check("data=images", "data.target.root=nowhere", cwd=tmp_path)
-    assert (wrong.returncode, wrong.stderr) == (2, f"tlexp: root={tmp_path / 'nowhere'}: no such folder\n")
+    assert (wrong.returncode, wrong.stderr) == (2, f"tlexp: data.target.root={tmp_path / 'nowhere'}: no such folder\n")
 
 
 def test_ten_thousand_files_are_reported_in_seconds(tmp_path):

@@ -117,7 +117,7 @@ def test_another_question_counts_the_jobs_of_the_first_and_records_them_under_it
     (first,) = [
         run
         for run in store.runs
-        if run.data.params.get("alpha") == "0.5" and run.data.params["backbone.width"] == "16" and run is not again
+        if run.data.params.get("alpha") == "0.5" and run.data.params["batch_size"] == "16" and run is not again
     ]
     assert again.data.metrics == first.data.metrics
     history = [store.client.get_metric_history(run.info.run_id, "val/target/nll") for run in (first, again)]
