@@ -28,7 +28,7 @@ from latex2mathml.converter import convert
 from mkdocs.exceptions import PluginError
 
 from tlexp.config import schema
-from tlexp.config.load import CONF
+from tlexp.config.load import CONF, option_files
 from tlexp.help import help_text
 
 GROUPS = {
@@ -98,9 +98,7 @@ def _group(group: str) -> Iterator[str]:
         names = [f"[`{file.stem}`]({ON_PAGES[group]}#{file.stem})" for file in sorted((CONF / group).glob("*.yaml"))]
         yield f"{', '.join(names)}."
         return
-    for file in sorted((CONF / group).glob("*.yaml")):
-        if file.read_text().startswith("# Old name"):
-            continue
+    for file in option_files(CONF / group):
         yield f'??? note "{file.stem}"\n\n' + "\n".join(
             f"    {line}" for line in option(f"{group}/{file.stem}").split("\n")
         )

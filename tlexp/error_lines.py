@@ -9,7 +9,7 @@ import yaml
 from hydra.errors import CompactHydraException
 from omegaconf.errors import OmegaConfBaseException
 
-from tlexp.config.load import CONF
+from tlexp.config.load import CONF, option_files
 from tlexp.config.schema import Config
 from tlexp.errors import JobsFailedError, TrainingDivergedError, UsageError
 
@@ -70,8 +70,12 @@ def one_line(error: Exception) -> str:
         r"Could not load '(\w+)/([^']+)'", text
     ):  # in a list of options, where Hydra names no choices
         group, option = match.groups()
-        known = " ".join(sorted(path.stem for path in (CONF / group).glob("*.yaml")))
+        known = " ".join(file.stem for file in option_files(CONF / group))
         return f"Could not find '{group}/{option}' Available options in '{group}': {known}"
+    if "Could not find 'data/" in text:  # Hydra lists the old names too
+        old = {file.stem for file in (CONF / "data").glob("*.yaml")} - {f.stem for f in option_files(CONF / "data")}
+        start, available, names = text.partition("Available options in 'data': ")
+        return start + available + " ".join(name for name in names.split() if name not in old)
     if "To append to your config use +" in text or "is not in struct" in text or "not in 'Config'" in text:
         name = key or (re.search(r"Could not override '([^']+)'", text) or ["", ""])[1]
         similar = similar_option(name) if name else None

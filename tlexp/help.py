@@ -12,7 +12,7 @@ from pathlib import Path
 import hydra
 from omegaconf import DictConfig, OmegaConf
 
-from tlexp.config.load import CONF, search_path, with_trainer_options
+from tlexp.config.load import CONF, option_files, search_path, with_trainer_options
 from tlexp.config.schema import redact_uri
 
 WIDTH = 120
@@ -103,8 +103,7 @@ def _own_folder(arguments: Sequence[str]) -> Path | None:
 def _groups(folders: Sequence[Path]) -> Iterator[str]:
     names = {file.parent.name for folder in folders for file in folder.glob("*/*.yaml")}
     for name in sorted(names - {"hydra"}):
-        files = [file for folder in folders for file in (folder / name).glob("*.yaml")]
-        options = sorted({file.stem for file in files if not file.read_text().startswith("# Old name")})
+        options = sorted({file.stem for folder in folders for file in option_files(folder / name)})
         yield from textwrap.wrap(f"{name}: {', '.join(options)}", WIDTH, subsequent_indent="  ", break_on_hyphens=False)
 
 

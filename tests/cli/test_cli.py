@@ -202,3 +202,12 @@ def test_a_stopped_run_is_killed_in_mlflow_and_in_its_exit_code(tmp_path, signum
     assert remedy in done.stdout
     assert [run.info.status for run in runs_in(tmp_path)] == ["KILLED"] * (2 if flags else 1)  # and the sweep's own
     assert not list(tmp_path.glob("outputs/**/metrics.json"))
+
+
+def test_the_report_says_what_a_step_accumulates_and_what_is_not_tested(tmp_path):
+    limits = ("trainer.accumulate_grad_batches=8", "trainer.limit_test_batches=1")
+    done = forked(*RUN, "tracking=none", *limits, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "a step accumulates 3 of them, at most 48 examples" in done.stdout
+    assert "trainer.limit_test_batches=1: only a part of that split is used" in done.stdout
+    assert "128 images" in done.stdout

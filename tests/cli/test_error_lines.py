@@ -68,3 +68,11 @@ def test_what_a_part_refuses_is_one_line(options, said, tmp_path):
 def test_values_of_the_wrong_kind_are_refused(options, said):
     with pytest.raises(UsageError, match=said):
         compose("init=random", *options)
+
+
+def test_old_names_are_not_offered():
+    with pytest.raises(UsageError, match="Could not find 'data/image'") as caught:
+        compose("data=image")
+    names = str(caught.value).split(": ")[-1].split()
+    assert {"images", "named"} <= set(names)
+    assert not {"folder", "pair", "tables"} & set(names)

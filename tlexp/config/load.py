@@ -65,6 +65,11 @@ def search_path(config_dir: str | Path | None) -> list[str]:
     return [f"hydra.searchpath=['file://{folder}']"]
 
 
+def option_files(group: Path) -> list[Path]:
+    """Returns the files of a group's options, less those that only stand for an old name."""
+    return [file for file in sorted(group.glob("*.yaml")) if not file.read_text().startswith("# Old name")]
+
+
 def load_file(folder: Path) -> Config:
     """Loads the resolved configuration that a run keeps in its folder."""
     return load(OmegaConf.load(folder / run_folder.CONFIG), root=folder)  # type: ignore[arg-type]

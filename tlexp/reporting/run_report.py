@@ -44,9 +44,9 @@ def start_facts(config: Config, components: RunComponents, trainer: pl.Trainer) 
     if config.data.val == "large":
         notices.append("data.val=large validates on labels outside the budget: an optimistic choice of checkpoint")
     limits = {name: getattr(trainer, name) for name in ("limit_val_batches", "limit_test_batches")}
-    notices += [
-        f"trainer.{name}={value}: only a part of that split is used" for name, value in limits.items() if value != 1
-    ]
+    # An integer counts batches, so that 1 is one batch and 1.0 is all of them.
+    cut = {name: value for name, value in limits.items() if isinstance(value, int) or value != 1.0}
+    notices += [f"trainer.{name}={value}: only a part of that split is used" for name, value in cut.items()]
     cycled = data.steps * data.batch_size
     seen = {"target": data.domains["target"].sizes()["train"], "source": cycled, "unlabelled": cycled}
     examples = ", ".join(f"{seen[role]} of the {role}" for role in data.train_roles)

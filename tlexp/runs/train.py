@@ -76,7 +76,9 @@ def train(config: Config, folder: Path, mlflow_run: MLflowRun, output: Output) -
         usage = meter.measure(trainer)
         if not best.best_model_path:
             remedy = "give it more trainer.max_time=, or validate earlier by trainer.val_check_interval=0.1"
-            raise UsageError(f"trainer.max_time={config.trainer.get('max_time')}: ended before a validation; {remedy}")
+            given = config.trainer.get("max_time")
+            cause = f"trainer.max_time={given}: ended" if given else "trainer: training ended"
+            raise UsageError(f"{cause} before a validation; {remedy}")
         checkpoint = torch.load(best.best_model_path, map_location="cpu", weights_only=True)
         if not math.isfinite(value := checkpoint["tlexp"]["metrics"][config.monitor]):
             reason = f"training diverged (NaN or inf): the best {config.monitor} is {value}"
