@@ -2,12 +2,22 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
 from huggingface_hub import constants
 from torch import nn
-from transformers import AutoModel, BertConfig, DebertaV2Config, DistilBertConfig, RobertaConfig, T5Config
+from transformers import (
+    AutoModel,
+    BertConfig,
+    DebertaV2Config,
+    DistilBertConfig,
+    GPT2Config,
+    LlamaConfig,
+    RobertaConfig,
+    T5Config,
+)
 
 from tests.helpers import BACKBONES, FILES, compose, differing, random_inputs, state
 from tlexp import run_folder
@@ -176,8 +186,56 @@ def test_what_is_no_encoder_is_refused(bert):
         TextBackbone(bert(config))
     with pytest.raises(UsageError, match="has no pooler"):
         TextBackbone(bert(FAMILIES["distilbert"], "distil"), pooling="pooler")
-    with pytest.raises(UsageError, match=r"backbone\.pooling=max: choose one of mean, cls, pooler"):
+    with pytest.raises(UsageError, match=r"backbone\.pooling=max: choose one of mean, cls, last, pooler"):
         TextBackbone(TINY, pooling="max")
+
+
+DECODERS = {
+    "gpt2": GPT2Config(vocab_size=43, n_positions=32, n_embd=32, n_layer=2, n_head=2, initializer_range=0.5),
+    "llama": LlamaConfig(
+        vocab_size=43, max_position_embeddings=32, num_key_value_heads=1, initializer_range=0.5, **SMALL
+    ),
+    "bert": BertConfig(vocab_size=43, max_position_embeddings=32, is_decoder=True, initializer_range=0.5, **SMALL),
+}
+
+
+@pytest.mark.parametrize("family", DECODERS)
+def test_a_decoder_is_read_at_its_last_token(bert, family):
+    """Its first token sees nothing of the text: all features would be equal."""
+    folder = bert(DECODERS[family])
+    for pooling in ("cls", "pooler") if family == "bert" else ("cls",):
+        message = f"backbone.pooling={pooling}: the first token of .* has seen nothing of the text; use last or mean"
+        with pytest.raises(UsageError, match=message):
+            TextBackbone(folder, pooling=pooling)
+    torch.manual_seed(0)
+    backbone = TextBackbone(folder, pooling="last").eval()
+    texts = ["a very good old engine with two small wheel", "good bread", "bad bread"]
+    rows = backbone.input.tokens(texts)[0]
+    with torch.no_grad():
+        alone = torch.cat([backbone(backbone.input.padded([row])) for row in rows])
+        right = backbone(backbone.input.padded(rows))
+        width = max(map(len, rows))
+        left = backbone(
+            {
+                "input_ids": torch.tensor([[0] * (width - len(row)) + row for row in rows]),
+                "attention_mask": torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows]),
+            }
+        )
+    assert torch.allclose(right, alone, atol=1e-4)
+    assert torch.allclose(left, alone, atol=1e-4)
+    assert not torch.allclose(alone[1], alone[2], atol=1e-2)
+
+
+def test_a_first_token_that_is_a_word_stands_for_no_text(bert):
+    """XLNet has its class token last."""
+    folder = Path(bert(FAMILIES["distilbert"]))
+    file = folder / "tokenizer.json"
+    rules = json.loads(file.read_text())
+    rules["post_processor"] = None
+    file.write_text(json.dumps(rules))
+    with pytest.raises(UsageError, match=r"the first token of .* is a word like any other; use last or mean"):
+        TextBackbone(str(folder), pooling="cls")
+    assert TextBackbone(str(folder)).num_features == 32
 
 
 def test_dropout_is_the_encoders_own_or_as_given():

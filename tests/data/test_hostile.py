@@ -210,7 +210,7 @@ def test_unicode_and_odd_names_are_names(tmp_path):
 
 def test_classes_that_differ_in_capitals_only_are_mentioned(tmp_path):
     samples = image_folder(str(tree(tmp_path / "pets", Cat=2, cat=2, dog=2)))
-    assert samples.notes == ("the classes 'Cat', 'cat' differ in case or spaces only",)
+    assert samples.notes == ("the classes 'Cat', 'cat' differ in case, spaces or signs only",)
 
 
 # Splits that lack something -------------------------------------------------------------------------------------
@@ -398,7 +398,7 @@ def test_data_smaller_than_a_batch_are_one_batch(tmp_path):
 def test_rows_with_more_fields_than_the_head_are_refused_rather_than_shifted(tmp_path):
     (tmp_path / "t.csv").write_text("text,label\n" + "good, really,1\nbad, really,0\n")
     with pytest.raises(
-        UsageError, match=r"t.csv: not a readable table \(rows have more fields than the header; quote texts"
+        UsageError, match=r"t.csv: not a readable table \(row 1 has 3 fields where the header has 2; quote texts"
     ):
         text_table(str(tmp_path / "t.csv"))
 

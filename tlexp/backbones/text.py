@@ -1,12 +1,14 @@
-"""Text encoders of the BERT kind: tokenizer, configuration and weights from one place."""
+"""Text encoders of the BERT kind, and decoders: tokenizer, configuration and weights from one place."""
 
 import copy
+import inspect
 import logging
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 import transformers
 from huggingface_hub import constants
 from torch import Tensor, nn
@@ -16,8 +18,11 @@ from tlexp.backbones import hub
 from tlexp.backbones.base import Stage, TextSpec, group_stages, measure_width
 from tlexp.errors import UsageError
 
-POOLINGS = ("mean", "cls", "pooler")
-DROPOUTS = ("hidden_dropout_prob", "attention_probs_dropout_prob", "dropout", "attention_dropout")
+POOLINGS = ("mean", "cls", "last", "pooler")
+DROPOUTS = (
+    *("hidden_dropout_prob", "attention_probs_dropout_prob", "dropout", "attention_dropout"),
+    *("resid_pdrop", "embd_pdrop", "attn_pdrop"),
+)
 LAST = ("pooler", "norm", "final_norm", "final_layer_norm", "ln_f")  # what follows the layers
 NO_CODE = {"trust_remote_code": False}  # else a repository may ask, at a prompt, to run its own code
 LONGEST = 512  # where neither tokenizer nor encoder names a limit
@@ -28,8 +33,9 @@ class TextBackbone(nn.Module):
 
     Args:
         name: a folder with configuration, tokenizer and weights, or a model's name on the hub.
-        pooling: `mean` over the tokens of a text, `cls` for the first token, or `pooler` for the encoder's own layer
-            on top of it, which is built for this choice only.
+        pooling: `mean` over the tokens of a text, `cls` for the first token, `last` for the last one, which is the one
+            that has seen all of a text in a decoder such as GPT-2, or `pooler` for the encoder's own layer on top of
+            the first, which is built for this choice only.
         max_length: tokens per text, special ones included; None for the encoder's maximum.
         dropout: None for the encoder's own.
         gradient_checkpointing: recomputes activations in the backward pass to save memory.
@@ -37,7 +43,8 @@ class TextBackbone(nn.Module):
             checkpoint can thus be used where the encoder's folder or the hub cannot be reached.
 
     Raises:
-        UsageError: for a name that leads nowhere, a model that is no encoder, or an option that it does not have.
+        UsageError: for a name that leads nowhere, a model that is no encoder, an option that it does not have, or a
+            first token that says nothing about the text.
     """
 
     def __init__(
@@ -68,10 +75,28 @@ class TextBackbone(nn.Module):
         if gradient_checkpointing:
             self.body.activation_checkpointing_enable({"use_reentrant": False})
         try:
+            causal = self._is_causal()
+            # Other encoders count positions in ways of their own.
+            self._takes_positions = causal and "position_ids" in inspect.signature(self.body.forward).parameters
             self.num_features = measure_width(self, self.input)
         except (AttributeError, TypeError, ValueError) as error:
             reason = hub.first_sentence(error)
             raise UsageError(f"backbone.name={name}: not an encoder of texts ({reason}); choose a BERT-type") from error
+        first = tokenizer("example")["input_ids"][0]
+        stands_for_text = not causal and first in (tokenizer.cls_token_id, tokenizer.bos_token_id)
+        if pooling in ("cls", "pooler") and not stands_for_text:
+            reason = "has seen nothing of the text" if causal else "is a word like any other"
+            raise UsageError(f"backbone.pooling={pooling}: the first token of {name} {reason}; use last or mean")
+
+    def _is_causal(self) -> bool:
+        """Returns whether tokens see none of those after them: the first is then the same whatever follows."""
+        size = self.body.get_input_embeddings().num_embeddings
+        inputs = torch.tensor([[size // 2, size // 3, size // 3], [size // 2, size // 4, size // 4]])
+        training = self.training
+        with torch.no_grad():
+            first = self.eval().body(input_ids=inputs, attention_mask=torch.ones_like(inputs)).last_hidden_state[:, 0]
+        self.train(training)
+        return torch.allclose(first[0], first[1], atol=1e-6)
 
     def _bare(self, body: Any) -> Any:
         """Removes the pooler where it is not used: a parameter without gradient would make DDP fail."""
@@ -94,15 +119,20 @@ class TextBackbone(nn.Module):
         return wanted or most
 
     def forward(self, x: dict[str, Tensor]) -> Tensor:
-        """Maps `input_ids` and `attention_mask`, each (batch, tokens), to (batch, num_features)."""
-        output = self.body(**x)
+        """Maps `input_ids` and `attention_mask`, (batch, tokens) padded on either side, to (batch, num_features)."""
+        mask = x["attention_mask"]
+        positions = {"position_ids": (mask.cumsum(1) - 1).clamp(min=0)} if self._takes_positions else {}
+        output = self.body(**x, **positions)
         if self.pooling == "pooler":
             return output.pooler_output  # type: ignore[no-any-return]
         hidden: Tensor = output.last_hidden_state
         if self.pooling == "cls":
             return hidden[:, 0]
-        mask = x["attention_mask"].unsqueeze(-1).to(hidden.dtype)
-        return (hidden * mask).sum(1) / mask.sum(1)
+        if self.pooling == "last":
+            last = (mask * torch.arange(1, mask.shape[1] + 1, device=mask.device)).argmax(1)
+            return hidden[torch.arange(len(hidden), device=mask.device), last]
+        weights = mask.unsqueeze(-1).to(hidden.dtype)
+        return (hidden * weights).sum(1) / weights.sum(1)
 
     def stages(self) -> list[Stage]:
         """The embeddings and all that every layer shares, then each layer; what comes after belongs to the last."""

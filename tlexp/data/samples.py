@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tlexp.data.cache import Cache
+from tlexp.data.class_names import look_alike, similar_names
 from tlexp.errors import UsageError
 
 Indices = NDArray[np.int64]
@@ -126,7 +127,8 @@ class Samples:
             group_of = None if group_of is None else group_of[selected]
         known = tuple(sorted(set(names[split_of == "train"]), key=_order))
         if unknown := sorted(set(names) - set(known)):
-            remedy = f"the training split has {', '.join(known) or 'no class'}; classes= keeps some"
+            hint = look_alike(unknown[0], known) or f"the training split has {', '.join(known) or 'no class'}"
+            remedy = f"{hint}; classes= keeps some"
             raise UsageError(f"data set {name}: class {unknown[0]} occurs outside the training split only; {remedy}")
         if len(known) < 2 and classes is None:
             raise UsageError(f"data set {name}: only one class ({known[0]}); need at least two")
@@ -143,7 +145,7 @@ class Samples:
             group_of,
             on_bad,
             tuple(skipped),
-            (*notes, *_similar_names(known)),
+            (*notes, *similar_names(known)),
         ).select_classes(classes)
 
     def filter(self, mask: NDArray[np.bool_]) -> "Samples":
@@ -182,22 +184,15 @@ def standard_split(name: str) -> str:
 def _check_classes(name: str, wanted: Sequence[str], known: Sequence[str]) -> None:
     if set(wanted) - set(known) or len(set(wanted)) < 2 or len(set(wanted)) < len(wanted):
         names = ", ".join(known[:30]) + (", ..." if len(known) > 30 else "")
-        raise UsageError(f"classes={list(wanted)} of data set {name}: choose at least two different ones of {names}")
+        hints = "".join(f"; {hint}" for label in wanted if label not in known and (hint := look_alike(label, known)))
+        remedy = f"choose at least two different ones of {names}{hints}"
+        raise UsageError(f"classes={list(wanted)} of data set {name}: {remedy}")
 
 
 def _order(label: str) -> tuple[bool, int, str]:
     """Sorts whole numbers by value and before everything else: 2 comes before 10."""
     number = label.removeprefix("-").isdecimal()
     return not number, int(label) if number else 0, label
-
-
-def _similar_names(classes: Sequence[str]) -> list[str]:
-    """Notes classes that differ in case or spaces only, which is often one class written in two ways."""
-    spellings: dict[str, list[str]] = {}
-    for label in classes:
-        spellings.setdefault("".join(label.casefold().split()), []).append(label)
-    similar = (", ".join(map(repr, labels)) for labels in spellings.values() if len(labels) > 1)
-    return [f"the classes {labels} differ in case or spaces only" for labels in similar]
 
 
 def _check_groups(name: str, groups: Indices, given: Mapping[str, Indices], labels: Sequence[str]) -> None:

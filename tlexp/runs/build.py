@@ -19,6 +19,7 @@ from tlexp.config.instantiate import REFUSALS, reason
 from tlexp.config.instantiate import build as instantiate
 from tlexp.config.schema import Config
 from tlexp.data.cache import Cache
+from tlexp.data.class_names import difference, nearly_the_same
 from tlexp.data.datamodule import LoaderOptions, TransferDataModule
 from tlexp.data.domains import Domain, check_domains
 from tlexp.data.features import FrozenFeatures
@@ -119,6 +120,10 @@ def build(config: Config, first_epoch: int = 0) -> RunComponents:
     task = build_task(config, model, strategy, objective, plan, domains, epochs)
     optimizer = build_optimizer(config, task)
     notices += [notice for term in plan.terms.values() for notice in term.check(optimizer)]
+    if config.head == "auto" and len(model.classes) > 1:
+        classes = (domains[role].samples.classes for role in ("target", "source"))
+        if hint := nearly_the_same(*classes):
+            notices.append(f"source and target have a head each, since their classes differ: {hint}")
     if batch_size < config.batch_size:
         notices.append(
             f"batch_size={config.batch_size}: the target has {batch_size} training examples, so batches have too"
@@ -276,7 +281,8 @@ def build_model(config: Config, backbone: Backbone, domains: Mapping[str, Domain
     counts = {role: len(names) for role, names in classes.items()}
     same = len(set(classes.values())) == 1
     if config.head == "one" and not same:
-        raise UsageError("head=one: source and target have different classes; use head=two or head=auto")
+        reason = f"source and target have different classes: {difference(classes['target'], classes['source'])}"
+        raise UsageError(f"head=one: {reason}; use head=two or head=auto")
     if same and config.head != "two":
         counts = {"target": counts["target"]}
     elif not config.weights.trains_target:

@@ -10,6 +10,7 @@ from tlexp.backbones.base import InputSpec, TextSpec
 from tlexp.backbones.batchnorm import has_statistics
 from tlexp.config.schema import Config
 from tlexp.data.batches import steps_per_epoch
+from tlexp.data.class_names import difference
 from tlexp.data.domains import Domain
 from tlexp.errors import UsageError
 from tlexp.metric_names import higher_is_better, validation_metrics
@@ -117,8 +118,8 @@ def validate_shifted(domains: Mapping[str, Domain]) -> None:
         return
     shifted, target = (domains[role].samples for role in ("shifted", "target"))
     if shifted.classes != target.classes:
-        others = ", ".join(sorted(set(shifted.classes) ^ set(target.classes))[:5])
-        remedy = f"must have the classes of the target; only one of them has {others}"
+        others = difference(target.classes, shifted.classes, "shifted data set")
+        remedy = f"must have the classes of the target: {others}"
         raise UsageError(f"data.shifted={shifted.name}: {remedy}")
 
 

@@ -7,6 +7,7 @@ from itertools import combinations_with_replacement
 import numpy as np
 from numpy.typing import NDArray
 
+from tlexp.data.class_names import nearly_the_same
 from tlexp.data.domains import Domain
 from tlexp.data.quality.scan import Facts
 from tlexp.data.samples import SPLITS
@@ -153,4 +154,6 @@ def find_warnings(
             remedy = "see objective.class_weights and data.sampling"
             sizes = f"{names[most]} has {counts[most]:,} training examples and {names[fewest]} {counts[fewest]:,}"
             warnings.append(f"{role}: {sizes}; {remedy}")
+    if len(domains) > 1 and (hint := nearly_the_same(*(domain.samples.classes for domain in domains.values()))):
+        warnings.append(f"source and target have different classes: {hint}")
     return warnings

@@ -2,8 +2,8 @@
 
 import csv
 import json
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,13 @@ SEPARATORS = (",", ";", "\t", "|")
 def read_table(path: Path, columns: Sequence[str], encoding: str = "utf-8") -> pd.DataFrame:
     """Reads a table by its suffix; values of text files stay as written; rows are numbered from 0.
 
+    Args:
+        path: the file.
+        columns: that it must have, the labels' second.
+        encoding: of a text file.
+
     Raises:
-        UsageError: for a file that does not exist, is not readable, has another suffix or lacks a column.
+        UsageError: for a file that does not exist, is not readable, has another suffix, lacks a column or has it twice.
     """
     readers = {
         ".csv": partial(_separated, path, columns, SEPARATORS, encoding),
@@ -44,6 +49,8 @@ def read_table(path: Path, columns: Sequence[str], encoding: str = "utf-8") -> p
         if column not in table:
             remedy = f"its columns are {', '.join(map(str, table.columns))}; name yours in the data set's options"
             raise UsageError(f"{path}: has no column {column}; {remedy}")
+        if list(table.columns).count(column) > 1:
+            raise UsageError(f"{path}: has several columns {column}; rename those that are not meant")
     return table.reset_index(drop=True)
 
 
@@ -53,29 +60,81 @@ def _separated(path: Path, columns: Sequence[str], separators: Sequence[str], en
     with path.open("rb") as file:
         if file.read(2) in (b"\xff\xfe", b"\xfe\xff"):  # the byte order mark of spreadsheets
             marked = "utf-16"
-    as_written = {"dtype": str, "keep_default_na": False, "encoding": marked}
-    for separator in separators:
-        head = pd.read_csv(path, sep=separator, nrows=0, encoding=marked)
-        if set(columns) <= set(head.columns):
-            return _rows(path, separator, as_written)
-    return pd.read_csv(path, sep=separators[0], nrows=0, encoding=marked)
+    with path.open(encoding=marked, newline="") as stream:
+        lines = list(stream)
+    headers = {separator: next(csv.reader(lines, delimiter=separator), []) for separator in separators}
+    if not any(headers.values()):
+        raise ValueError("it has no header")
+    for separator, header in headers.items():
+        if set(columns) <= set(header):
+            return _parsed(lines, separator, header.index(columns[1]))
+    return pd.DataFrame(columns=headers[separators[0]])
 
 
-def _rows(path: Path, separator: str, as_written: dict[str, Any]) -> pd.DataFrame:
-    """Reads the rows of a table, which pandas would shift where they have more fields than the header.
+def _parsed(lines: Sequence[str], separator: str, label: int) -> pd.DataFrame:
+    """Reads rows by the first way of quoting that fits all of them.
 
     In tab-separated tables a quotation mark is often an ordinary character: it quotes only where one closes a field.
+    Inside a quoted field it is doubled, or in some programs preceded by a backslash.
     """
     if separator == "\t":
         with suppress(ValueError):
-            plain = pd.read_csv(path, sep=separator, quoting=csv.QUOTE_NONE, **as_written)
-            cells = plain.astype(str).apply(lambda column: column.str.fullmatch('".*"')).to_numpy()
-            if isinstance(plain.index, pd.RangeIndex) and not cells.any():
+            plain = _read(lines, separator, label, quoting=csv.QUOTE_NONE)
+            closed = plain.astype(str).apply(lambda column: column.str.fullmatch('".*"')).to_numpy()
+            if not closed.any():
                 return plain
-    table = pd.read_csv(path, sep=separator, **as_written)
-    if not isinstance(table.index, pd.RangeIndex):
-        raise ValueError(f"rows have more fields than the header; quote texts that contain a {separator!r}")
-    return table
+    try:
+        return _read(lines, separator, label, strict=True)
+    except ValueError:
+        if any('\\"' in line for line in lines):
+            with suppress(ValueError):
+                return _read(lines, separator, label, strict=True, escapechar="\\")
+        raise
+
+
+def _read(lines: Sequence[str], separator: str, label: int, **options: Any) -> pd.DataFrame:
+    """Reads rows in one way of quoting, filling short ones with None.
+
+    Raises:
+        ValueError: for a row that does not fit, by its number, and for a quotation mark that is not closed where that
+            makes several rows one: a line in it would be a row by itself, with a label that others have.
+    """
+    quotation = 'has a quotation mark that is not closed, or not doubled inside a quotation; write "" there'
+    reader = csv.reader(lines, delimiter=separator, **options)
+    header = next(reader)
+    rows: list[list[str | None]] = []
+    extents: list[Sequence[str]] = []
+    with _fields_of_any_size():
+        while True:
+            start = reader.line_num
+            try:
+                row = next(reader)
+            except StopIteration:
+                break
+            except csv.Error:
+                raise ValueError(f"row {len(rows) + 1} {quotation}") from None
+            if len(row) > len(header):
+                reason = f"has {len(row)} fields where the header has {len(header)}"
+                raise ValueError(f"row {len(rows) + 1} {reason}; quote texts that contain a {separator!r}")
+            if row:
+                rows.append(row + [None] * (len(header) - len(row)))
+                extents.append(lines[start : reader.line_num])
+    known = {row[label] for row, extent in zip(rows, extents, strict=True) if len(extent) == 1}
+    for number, extent in enumerate(extents, 1):
+        for fields in csv.reader(extent[:-1], delimiter=separator, quoting=csv.QUOTE_NONE):
+            if len(fields) == len(header) and fields[label].strip('"') in known:
+                raise ValueError(f"row {number} {quotation}")
+    return pd.DataFrame(rows, columns=header, dtype=object)
+
+
+@contextmanager
+def _fields_of_any_size() -> Iterator[None]:
+    """Lifts the module's limit of 128 KiB for a field, which long documents exceed."""
+    limit = csv.field_size_limit(2**31 - 1)
+    try:
+        yield
+    finally:
+        csv.field_size_limit(limit)
 
 
 def _json_lines(path: Path, encoding: str) -> pd.DataFrame:
@@ -84,7 +143,16 @@ def _json_lines(path: Path, encoding: str) -> pd.DataFrame:
     for number, line in enumerate(path.read_text("utf-8-sig" if encoding == "utf-8" else encoding).split("\n")):
         if line.strip():
             try:
-                rows.append(dict(json.loads(line)))
+                rows.append(dict(json.loads(line, object_pairs_hook=_distinct)))
             except (TypeError, ValueError) as error:
                 raise ValueError(f"line {number + 1}: {error}") from None
     return pd.DataFrame(rows, dtype=object)
+
+
+def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Returns an object of JSON, which would keep the last of several values of one key."""
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"has {next(name for name in names if names.count(name) > 1)} twice")
+    return content

@@ -1,5 +1,6 @@
 """Tables of texts or of image paths, in one file or in one file for each split."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +14,8 @@ from tlexp.data.readers.table_files import read_table
 from tlexp.data.samples import SPLITS, Inputs, Samples, Skipped, standard_split
 from tlexp.data.texts import Texts
 from tlexp.errors import UsageError
+
+HALF_CHARACTER = re.compile("[\ud800-\udfff]")
 
 
 def text_table(
@@ -160,13 +163,15 @@ def _unusable(table: pd.DataFrame, first: str, label: str, split: str | None, gr
     """Returns why rows cannot be used, by their index."""
     bad: dict[int, str] = {}
     for column in filter(None, (first, label, split, group)):
-        missing = table[column].isna() | (table[column].astype(str).str.strip() == "")
-        for index in table.index[missing.to_numpy(dtype=bool)]:
-            bad.setdefault(int(index), f"has no {column}")
+        for (index, value), missing in zip(table[column].items(), table[column].isna(), strict=True):
+            if missing or not str(value).strip():
+                bad.setdefault(int(index), f"has no {column}")
     for column in (first, label):
         for index, value in table[column].items():
             if isinstance(value, list | tuple | dict | set | bytes | np.ndarray):
                 bad[int(index)] = f"holds a {type(value).__name__} as its {column}, where one value is needed"
+            elif HALF_CHARACTER.search(str(value)):  # which JSON can write, and no encoding
+                bad[int(index)] = f"holds half of a surrogate pair in its {column}, which is no character"
     for index, value in table[split].items() if split else ():
         if standard_split(str(value).strip()) not in SPLITS:
             bad.setdefault(int(index), f"has {split}={value}, which is none of {', '.join(SPLITS)}")

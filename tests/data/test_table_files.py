@@ -1,0 +1,72 @@
+"""Table files as other programs write them, and what cannot be read without guessing."""
+
+import pytest
+
+from tlexp.data.readers.tables import text_table
+from tlexp.errors import UsageError
+
+
+def rows(n=40, **changed):
+    """Returns the lines of `n` texts of two classes, some of them changed."""
+    return [changed.get(f"row{number}", f"text {number},{'ab'[number % 2]}") for number in range(1, n + 1)]
+
+
+def write(folder, lines, name="t.csv"):
+    """Writes a table and returns its path."""
+    (folder / name).write_text("text,label\n" + "\n".join(lines) + "\n")
+    return str(folder / name)
+
+
+@pytest.mark.parametrize(
+    ("changed", "number"),
+    [
+        ({"row5": '"text 5,b'}, 5),  # never closed
+        ({"row5": '"text 5,b', "row15": '"text 15",b'}, 5),  # closed where another opens
+        ({"row5": '"text 5,b', "row15": 'size 5",b'}, 5),  # closed at the end of another's text
+        ({"row5": '"text 5,b', "row6": 'size 5",a'}, 5),
+        ({"row7": '"he said "hi" again",b'}, 7),
+        ({"row9": "text 9, and more,b"}, 9),
+    ],
+)
+def test_rows_that_would_become_others_are_refused_by_their_number(tmp_path, changed, number):
+    with pytest.raises(UsageError, match=rf"t.csv: not a readable table \(row {number} has "):
+        text_table(write(tmp_path, rows(**changed)))
+
+
+def test_quotation_marks_are_read_as_programs_write_them(tmp_path):
+    quoted = {"row1": '"one, ""two""\nthree",b', "row2": '5" disk,a', "row3": '"",b', "row4": 'he said "hi",a'}
+    table = text_table(write(tmp_path, rows(**quoted)), on_bad="skip")
+    assert table.inputs.texts[:3] == ('one, "two"\nthree', '5" disk', 'he said "hi"')
+    assert [skipped.reason for skipped in table.skipped] == ["has no text"]
+    poem = {"row1": '"first line, a\nsecond line, b\nthird line, c",b'}
+    assert len(text_table(write(tmp_path, rows(**poem))).labels) == 40
+    escaped = {"row1": r'"he said \"hi, you\" again",b', "row2": r'"ends with \"",a', "row3": r"C:\\texts,b"}
+    assert text_table(write(tmp_path, rows(**escaped))).inputs.texts[:3] == (
+        'he said "hi, you" again',
+        'ends with "',
+        r"C:\texts",
+    )
+    assert text_table(write(tmp_path, rows(row3=r"C:\new,b"))).inputs.texts[2] == r"C:\new"
+    long = "word " * 40_000
+    assert text_table(write(tmp_path, rows(row3=f'"{long}",b'))).inputs.texts[2] == long
+
+
+def test_several_columns_of_one_name_are_refused(tmp_path):
+    (tmp_path / "t.csv").write_text("text,label,text,other,other\n" + "x,a,y,1,2\nz,b,w,1,2\n")
+    with pytest.raises(UsageError, match=r"t.csv: has several columns text; rename those that are not meant"):
+        text_table(str(tmp_path / "t.csv"))
+    assert text_table(str(tmp_path / "t.csv"), text="label", label="label").classes == ("a", "b")
+    (tmp_path / "t.jsonl").write_text('{"text": "x", "label": "a"}\n{"text": "y", "label": "b", "label": "a"}\n')
+    with pytest.raises(UsageError, match=r"t.jsonl: not a readable table \(line 2: has label twice\)"):
+        text_table(str(tmp_path / "t.jsonl"))
+
+
+def test_half_a_character_is_named_by_its_row(tmp_path):
+    lines = ['{"text": "x", "label": "a"}', r'{"text": "\ud83d", "label": "b"}', '{"text": "y", "label": "b"}']
+    (tmp_path / "t.jsonl").write_text("\n".join(lines))
+    reason = "row 2 holds half of a surrogate pair in its text, which is no character; fix or remove it, or set on_bad"
+    with pytest.raises(UsageError, match=reason):
+        text_table(str(tmp_path / "t.jsonl"))
+    assert text_table(str(tmp_path / "t.jsonl"), on_bad="skip").inputs.texts == ("x", "y")
+    (tmp_path / "t.jsonl").write_text("\n".join([lines[0], r'{"text": "\ud83d\ude00", "label": "b"}']))
+    assert text_table(str(tmp_path / "t.jsonl")).inputs.texts == ("x", "\U0001f600")
