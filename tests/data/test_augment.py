@@ -1,5 +1,6 @@
 """Augmentation: what each recipe does, and that its chance depends on the picture and the pass alone."""
 
+import random
 from itertools import chain
 
 import numpy as np
@@ -80,6 +81,42 @@ def test_another_seed_is_another_chance_and_the_global_stream_is_left_alone(phot
     assert torch.equal(torch.get_rng_state(), before)
     second = epochs(run(photos, "augment=light", "workers=0", "seed=1"), 1)
     assert not torch.equal(first[0][0][0], second[0][0][0])
+
+
+class Own(Augment):
+    """A recipe of the user's own, with the chance of NumPy and of Python, or with a generator of its own."""
+
+    def __init__(self, generator=False, **options):
+        super().__init__(**{**options, "flip": 0.5})
+        self.generator = np.random.default_rng() if generator else None
+
+    def transform(self, spec):
+        def shift(image):
+            rows = self.generator.integers(8) if self.generator else np.random.randint(8)  # noqa: NPY002
+            return image.roll((int(rows), random.randrange(8)), (1, 2))
+
+        return shift
+
+
+OWN = ("augment=none", "augment.name=own", f"augment._target_={__name__}.Own")
+
+
+def test_the_chance_of_numpy_and_python_is_seeded_like_that_of_torch(photos):
+    reference = list(chain(*epochs(run(photos, *OWN, "workers=0"))))
+    other = list(chain(*epochs(run(photos, *OWN, "workers=0", "seed=1"))))
+    for workers in (0, 1, 2):
+        actual = chain(*epochs(run(photos, *OWN, f"workers={workers}")))
+        assert all(torch.equal(ours[0], theirs[0]) for ours, theirs in zip(reference, actual, strict=True))
+    assert not all(torch.equal(ours[0], theirs[0]) for ours, theirs in zip(reference, other, strict=True))
+    python, numpy = random.getstate(), np.random.get_state()[1].tolist()  # noqa: NPY002
+    epochs(run(photos, *OWN, "workers=0"))
+    assert (random.getstate(), np.random.get_state()[1].tolist()) == (python, numpy)  # noqa: NPY002
+
+
+def test_a_recipe_with_a_generator_of_its_own_is_named(photos):
+    assert not any("augment=" in notice for notice in build(run(photos, *OWN)).notices)
+    notices = build(run(photos, *OWN, "+augment.generator=true")).notices
+    assert any(notice.startswith("augment=own: has random numbers of its own") for notice in notices)
 
 
 def test_none_is_the_evaluation_to_the_bit(photos):

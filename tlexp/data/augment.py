@@ -11,6 +11,8 @@ from tlexp.data.images.protocols import ImageStore
 from tlexp.errors import UsageError
 from tlexp.rng import fork_rng
 
+TRIALS = 8  # images to which a user's recipe is applied before training
+
 
 class Augment:
     """A recipe of torchvision's v2 transforms; one without any leaves the evaluation's own image.
@@ -94,6 +96,26 @@ class Augment:
             steps.append(v2.RandAugment(self.random_ops, self.magnitude, fill=fill))
         steps += [v2.RandomErasing(self.erase, value=fill)] if self.erase else []
         return v2.Compose(steps)
+
+
+def is_reproducible(augment: Augment, spec: InputSpec) -> bool:
+    """Returns whether a recipe draws from the global generators alone, so that a seed determines what it does.
+
+    One of the user's own may have a generator of its own: seen here by applying it twice to each of a few images.
+    """
+    if type(augment) is Augment:
+        return True
+
+    def augmented() -> Tensor:
+        transform = augment.transform(spec)
+        images = []
+        for index in range(TRIALS):
+            with fork_rng(0, "augment", index):
+                image = torch.randint(256, (spec.channels, spec.size, spec.size), dtype=torch.uint8)
+                images.append(transform(image))
+        return torch.stack(images)
+
+    return torch.equal(augmented(), augmented())
 
 
 class AugmentedDataset(ArrayDataset):

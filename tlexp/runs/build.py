@@ -13,11 +13,12 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from tlexp.backbones import hub
-from tlexp.backbones.base import Backbone
+from tlexp.backbones.base import Backbone, InputSpec
 from tlexp.backbones.batchnorm import make_stochastic, source_statistics
 from tlexp.config.instantiate import REFUSALS, reason
 from tlexp.config.instantiate import build as instantiate
 from tlexp.config.schema import Config
+from tlexp.data.augment import is_reproducible
 from tlexp.data.cache import Cache
 from tlexp.data.class_names import difference, nearly_the_same
 from tlexp.data.datamodule import LoaderOptions, TransferDataModule
@@ -88,6 +89,9 @@ def build(config: Config, first_epoch: int = 0) -> RunComponents:
     epochs = range(config.trainer["max_epochs"])
     trained = trained_stages(strategy, epochs)
     notices = validate_alpha(config, model, trained)
+    if augment and isinstance(backbone.input, InputSpec) and not is_reproducible(augment, backbone.input):
+        own = "has random numbers of its own, which seed= does not reach: no two runs are the same"
+        notices.append(f"augment={augment.name}: {own}; draw from torch, numpy.random or random")
     model.set_trainable(trained)
     validate_batch_norm(model, domains, batch_size, plan.train_roles, ranks)
 

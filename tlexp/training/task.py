@@ -15,7 +15,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from tlexp.data.batches import Batch
 from tlexp.models.transfer_model import TransferModel
 from tlexp.objective.joint import Objective
-from tlexp.rng import derive_seed, fork_rng
+from tlexp.rng import fork_rng, seed_globally
 from tlexp.strategies.base import Strategy
 from tlexp.terms.base import DomainOutput, StepContext, Term
 from tlexp.training.metrics import DomainMetrics, TermMetric, TrainingMetrics
@@ -95,7 +95,7 @@ class TransferTask(pl.LightningModule):
         """Sets what trains and the randomness of this epoch from its number alone, so that a resumed run agrees."""
         self.model.set_trainable(self.strategy.trainable(self.current_epoch))
         self.train()
-        torch.manual_seed(derive_seed(self.seed, "dropout/target", self.current_epoch, self.global_rank))
+        seed_globally(self.seed, "dropout/target", self.current_epoch, self.global_rank)
 
     def training_step(self, batch: dict[str, Batch], batch_idx: int) -> Tensor:
         """Returns the objective with its terms, shape ()."""
