@@ -46,10 +46,10 @@ def decodes(monkeypatch, tmp_path):
     """Counts how many pictures are opened, by all processes."""
     count, real = tmp_path / "opened", sources.open_image
 
-    def counted(file, location):
+    def counted(file, location, value_range):
         with count.open("ab", buffering=0) as log:
             log.write(b"x")
-        return real(file, location)
+        return real(file, location, value_range)
 
     monkeypatch.setattr(sources, "open_image", counted)
     return lambda: count.stat().st_size if count.exists() else 0
@@ -126,9 +126,9 @@ def test_a_process_killed_while_it_writes_leaves_nothing_wrong(cache, tmp_path, 
     files = ImageFiles(tuple(sorted((folder / "a").iterdir())), str(folder))
     real = sources.open_image
 
-    def slow(file, location):
+    def slow(file, location, value_range):
         time.sleep(0.001)
-        return real(file, location)
+        return real(file, location, value_range)
 
     monkeypatch.setattr(sources, "open_image", slow)
     for wait in (0.02, 0.2, 0.45):

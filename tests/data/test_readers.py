@@ -72,7 +72,7 @@ def test_folders_of_splits_may_have_other_names(tmp_path):
         (lambda folder: tree(folder, dog=3), r"only one class \(dog\); need at least two"),
         (
             lambda folder: tree(folder, train={"dog": 1, "cat": 1}, test={"Cat": 1}),
-            "class Cat occurs outside the training split only; the training split has cat, dog",
+            "class Cat occurs outside the training split only; 'Cat' and 'cat' differ in case, spaces or signs only",
         ),
     ],
 )

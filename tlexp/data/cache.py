@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from filelock import FileLock, Timeout
@@ -76,10 +76,28 @@ class Pixels:
     Attributes:
         flat: uint8 of shape (bytes,), each image as (height, width, channels).
         extents: int64 of shape (n, 3): the offset, height and width of each image.
+        frames: how many frames each file has.
+        brightest: the largest value of a colour in any of them, of 255.
     """
 
     flat: NDArray[np.uint8]
     extents: NDArray[np.int64]
+    frames: list[int]
+    brightest: int
+
+
+class Decoded(NamedTuple):
+    """An image as it is stored.
+
+    Attributes:
+        pixels: uint8 (height, width, channels).
+        frames: how many frames its file has.
+        brightest: the largest value of a colour in it, of 255.
+    """
+
+    pixels: NDArray[np.uint8]
+    frames: int
+    brightest: int
 
 
 @dataclass(frozen=True)
@@ -183,7 +201,7 @@ class Cache:
         self,
         key: str,
         names: Sequence[str],
-        decode: Callable[[int], NDArray[np.uint8] | UsageError],
+        decode: Callable[[int], Decoded | UsageError],
         size: int,
         description: str,
     ) -> Pixels | None:
@@ -192,7 +210,7 @@ class Cache:
         Args:
             key: where the images come from and how they are preprocessed.
             names: a name for each image that changes with its content.
-            decode: maps an index into `names` to pixels (height, width, channels), or to why there are none.
+            decode: maps an index into `names` to pixels, or to why there are none.
             size: approximate bytes of one image.
             description: the label of the progress bar.
 
@@ -213,7 +231,7 @@ class Cache:
         self,
         path: Path,
         names: Sequence[str],
-        decode: Callable[[int], NDArray[np.uint8] | UsageError],
+        decode: Callable[[int], Decoded | UsageError],
         size: int,
         description: str,
     ) -> Pixels | None:
@@ -237,10 +255,10 @@ class Cache:
             with file.open("r+b" if file.exists() else "wb") as pixels:
                 pixels.seek(end)
                 for index, image in chunk.items():
-                    if isinstance(image, np.ndarray):
-                        new[names[index]] = [end, *image.shape]
-                        pixels.write(image.tobytes())
-                        end += image.nbytes
+                    if isinstance(image, Decoded):
+                        new[names[index]] = [end, *image.pixels.shape, image.frames, image.brightest]
+                        pixels.write(image.pixels.tobytes())
+                        end += image.pixels.nbytes
                 pixels.flush()
                 os.fsync(pixels.fileno())
             ledger.add(new)
@@ -248,9 +266,9 @@ class Cache:
         if errors:
             others = f"; and {len(errors) - 1} more; run tlexp-check-data to list them" if errors[1:] else ""
             raise UsageError(f"{errors[0]}{others}")
-        extents = np.array([known[name][:3] for name in names], np.int64).reshape(-1, 3)
+        rows = np.array([known[name] for name in names], np.int64).reshape(-1, 6)
         # Mapped while the lock is held: nobody can remove the file before it is.
-        return Pixels(np.memmap(file, np.uint8, "r"), extents)
+        return Pixels(np.memmap(file, np.uint8, "r"), rows[:, :3], rows[:, 4].tolist(), int(rows[:, 5].max(initial=0)))
 
     @contextmanager
     def _entry(self, kind: str, key: str) -> Iterator[Path]:
@@ -267,7 +285,7 @@ class Cache:
 
 
 def _end(known: Mapping[str, Sequence[int]]) -> int:
-    return max((start + height * width * channels for start, height, width, channels in known.values()), default=0)
+    return max((start + height * width * channels for start, height, width, channels, *_ in known.values()), default=0)
 
 
 def _emptied(ledger: Ledger, file: Path) -> tuple[dict[str, list[int]], int]:

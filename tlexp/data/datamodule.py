@@ -24,6 +24,7 @@ from tlexp.data.batches import (
 from tlexp.data.cache import Cache
 from tlexp.data.domains import Domain
 from tlexp.data.features import FrozenFeatures
+from tlexp.data.quality.looks import darkness, several_frames
 from tlexp.data.quality.scan import check_readable
 from tlexp.models.transfer_model import TransferModel
 from tlexp.processes import available_cores
@@ -91,6 +92,7 @@ class TransferDataModule(pl.LightningDataModule):
         self.unlabelled = domains["target"].unlabelled() if "unlabelled" in train_roles else None
         self._all = {**domains, **({"unlabelled": self.unlabelled} if self.unlabelled else {})}
         self.frozen_features = frozen_features
+        self._image_notices: dict[str, list[str]] = {}
         self._raw: dict[tuple[str, str], ArrayDataset] = {}
         self._datasets: dict[tuple[str, str], ArrayDataset] = {}
 
@@ -156,12 +158,28 @@ class TransferDataModule(pl.LightningDataModule):
         wanted += [("unlabelled", self.unlabelled, "train")] if self.unlabelled else []
         wanted += [("shifted", self.shifted, "test")] if self.shifted else []
         for role, domain, split in wanted:
-            if self.raw(role, split).inputs.slow:  # it would be decoded when its turn comes, which is too late
-                check_readable(domain.samples.inputs.take(domain.indices(split)), self.options.cache)
+            self.raw(role, split)
+            if self.spec.kind == "images":
+                self._look_at(role, domain, split)
+
+    def _look_at(self, role: str, domain: Domain, split: str) -> None:
+        """Checks that images can be read, and keeps what is to be said about those that can."""
+        images, indices = domain.samples.inputs, domain.indices(split)
+        store = self.raw(role, split).inputs
+        if store.slow:  # they would be decoded when their turn comes, which is too late for an error
+            known = check_readable(images.take(indices), self.options.cache)
+            frames, brightest = [fact.frames for fact in known], max(fact.brightest for fact in known)
+        else:
+            frames, brightest = store.frames, store.brightest
+        notices = darkness("target" if role == "unlabelled" else role, brightest) if split == "train" else []
+        if any(count > 1 for count in frames):
+            notices += several_frames(frames, [images.location(index) for index in indices])
+        self._image_notices.setdefault(role, []).extend(notices)
 
     def notices(self) -> list[str]:
         """Returns what a reader of a result should know about the data, by role."""
         notices = [f"{role}: {notice}" for role, domain in self.domains.items() for notice in domain.notices()]
+        notices += [f"{role}: {notice}" for role, said in self._image_notices.items() for notice in said]
         uncached = sorted({role for (role, _), dataset in self._raw.items() if dataset.inputs.slow})
         reason = "decoded again in every epoch, since the cache has no room for it; see cache_gb"
         return notices + [f"{role}: {reason}" for role in uncached]

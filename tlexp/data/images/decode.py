@@ -1,8 +1,9 @@
 """Decoding and preprocessing of one image."""
 
 import warnings
+from collections.abc import Sequence
 from functools import partial
-from math import floor
+from math import floor, isfinite
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,9 @@ from tlexp.backbones.base import InputSpec
 from tlexp.errors import UsageError
 
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}
+WIDE_FORMATS = ("PNG", "TIFF", "JPEG2000", "PPM")  # that may hold more than eight bits a channel
+LONGEST = 10  # times the shorter side: of a longer image the middle, rather than a strip of millions of pixels
+ValueRange = tuple[float, float] | None
 CONVERTIBLE = ("1", "L", "LA", "RGB", "RGBA", "CMYK", "YCbCr", "HSV")  # what Pillow converts to each of `MODES`
 
 
@@ -33,8 +37,16 @@ def _unreadable(location: str, reason: str, transient: bool = False) -> Unreadab
     return UnreadableImageError(f"{location}: {reason}; fix or remove it, or set on_bad=skip", reason, transient)
 
 
-def open_image(file: Any, location: str) -> Image.Image:
+def open_image(file: Any, location: str, value_range: ValueRange = None) -> Image.Image:
     """Reads an image upright, with at most eight bits per channel.
+
+    Its `info` has the number of `frames` in the file, and the `brightest` value where the file may hold more bits.
+
+    Args:
+        file: a path or an open file.
+        location: for messages.
+        value_range: the values of grey images with more than eight bits that become black and white; None for those of
+            16 bits.
 
     Raises:
         UnreadableImageError: for a file that is no readable image.
@@ -44,7 +56,10 @@ def open_image(file: Any, location: str) -> Image.Image:
             # Large images are welcome; beyond twice its bound Pillow refuses them by itself.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             with Image.open(file) as image:
-                return _eight_bit(ImageOps.exif_transpose(image), location)
+                frames = _count_frames(image)
+                upright = _eight_bit(ImageOps.exif_transpose(image), location, value_range)
+                upright.info |= {"frames": frames, "brightest": _brightest(upright, image.format)}
+                return upright
     except UsageError:
         raise
     except Exception as error:  # Pillow's plugins raise many kinds of errors for corrupt files
@@ -54,7 +69,26 @@ def open_image(file: Any, location: str) -> Image.Image:
         raise _unreadable(location, f"not a readable image ({reason})", transient) from error
 
 
-def _eight_bit(image: Image.Image, location: str) -> Image.Image:
+def _count_frames(image: Image.Image) -> int:
+    """Returns the number of frames; a photograph with a preview of itself has one."""
+    if image.format == "MPO":
+        return 1
+    try:
+        return int(getattr(image, "n_frames", 1))
+    except Exception:  # as above: a frame that is corrupt does not matter
+        image.seek(0)
+        return 1
+
+
+def _brightest(image: Image.Image, file_format: str | None) -> int:
+    """Returns the largest value of a colour; 255 for files that never have more than eight bits, which are not dark."""
+    if file_format not in WIDE_FORMATS:
+        return 255
+    extrema: Any = image.getextrema()
+    return int(max(high for _, high in extrema[:3]) if isinstance(extrema[0], tuple) else extrema[1])
+
+
+def _eight_bit(image: Image.Image, location: str, value_range: ValueRange) -> Image.Image:
     """Keeps the upper eight of sixteen grey bits, as Pillow does for colours; its conversion of grey clips at 255."""
     if image.mode not in ("I", "F") and not image.mode.startswith("I;16"):
         if image.mode in ("P", "PA", "La", "RGBa") or "transparency" in image.info:
@@ -62,9 +96,32 @@ def _eight_bit(image: Image.Image, location: str) -> Image.Image:
         image.load()
         return image if image.mode in CONVERTIBLE else image.convert("RGB")
     values = np.asarray(image)
+    if value_range is not None:
+        low, high = value_range
+        scaled = np.nan_to_num(255 * (values.astype(np.float64) - low) / (high - low), posinf=255, neginf=0)
+        return Image.fromarray(np.rint(scaled.clip(0, 255)).astype(np.uint8))
     if image.mode == "F" or values.min() < 0 or values.max() > 65535:
-        raise _unreadable(location, f"holds values beyond 16 bits (mode {image.mode}); store 8 bits a channel")
+        remedy = "set value_range=[DARKEST,BRIGHTEST], or store 8 bits a channel"
+        raise _unreadable(location, f"holds values beyond 16 bits (mode {image.mode}); {remedy}")
     return Image.fromarray((values >> 8).astype(np.uint8))
+
+
+def check_range(value_range: Sequence[float] | None) -> ValueRange:
+    """Returns the two ends of a range.
+
+    Raises:
+        UsageError: for anything else than two numbers, the smaller one first.
+    """
+    if value_range is None:
+        return None
+    try:
+        low, high = (float(value) for value in value_range)
+        valid = low < high and isfinite(high - low)
+    except (TypeError, ValueError):
+        valid = False
+    if not valid:
+        raise UsageError(f"value_range={value_range}: two numbers, those of black and white, such as [0,4095]")
+    return low, high
 
 
 def convert_channels(image: Image.Image, channels: int) -> Image.Image:
@@ -112,8 +169,18 @@ def _resized(image: Image.Image, spec: InputSpec) -> Image.Image:
         image = scaled(image, [max(1, floor(side * edge / longer)) for edge in reversed(image.size)])
         fill = tuple(round(255 * value) for value in spec.mean)
         return ImageOps.pad(image, (side, side), color=fill if spec.channels > 1 else fill[0])
-    resized: Image.Image = scaled(image, [side, side] if spec.crop == "squash" else [side])
+    resized: Image.Image = scaled(image, [side, side]) if spec.crop == "squash" else scaled(_middle(image), [side])
     return resized
+
+
+def _middle(image: Image.Image) -> Image.Image:
+    """Crops what is far longer than wide around its centre, which would become millions of pixels long."""
+    longest = LONGEST * min(image.size)
+    if max(image.size) <= longest:
+        return image
+    # An even number of pixels is cut, so that the centre stays where it is.
+    x, y = (max(0, side - longest) // 2 for side in image.size)
+    return image.crop((x, y, image.width - x, image.height - y))
 
 
 def _array(image: Image.Image) -> NDArray[np.uint8]:

@@ -40,10 +40,14 @@ class ImageStore(Protocol):
     Attributes:
         slow: whether an image costs so much that DataLoader workers should fetch it ahead.
         key: changes where any of the images does.
+        frames: how many frames the file of each has, of which the first is used; empty where that is not known.
+        brightest: the largest value of a colour in any of the files, of 255; 255 where that is not known.
     """
 
     slow: bool
     key: str
+    frames: list[int]
+    brightest: int
 
     def __len__(self) -> int:
         """Returns the number of images."""

@@ -2,7 +2,7 @@
 
 import io
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -11,8 +11,15 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from tlexp.backbones.base import InputSpec
-from tlexp.data.cache import Cache
-from tlexp.data.images.decode import MODES, convert_channels, open_image, resize_and_crop, resize_only
+from tlexp.data.cache import Cache, Decoded
+from tlexp.data.images.decode import (
+    MODES,
+    ValueRange,
+    convert_channels,
+    open_image,
+    resize_and_crop,
+    resize_only,
+)
 from tlexp.data.images.protocols import ImageSource, ImageStore
 from tlexp.data.images.stores import InMemory, store_images
 from tlexp.data.samples import Indices
@@ -76,10 +83,17 @@ class PixelArray:
 
 @dataclass(frozen=True)
 class ImageFiles:
-    """Images on disk, read when they are needed."""
+    """Images on disk, read when they are needed.
+
+    Attributes:
+        paths: of the files.
+        root: the folder that all of them belong to.
+        value_range: see `open_image`.
+    """
 
     paths: tuple[Path, ...]
     root: str = ""
+    value_range: ValueRange = None
 
     kind: ClassVar[str] = "images"
 
@@ -88,11 +102,11 @@ class ImageFiles:
 
     def take(self, indices: Indices) -> "ImageFiles":
         """Returns some of them."""
-        return ImageFiles(tuple(self.paths[index] for index in indices), self.root)
+        return replace(self, paths=tuple(self.paths[index] for index in indices))
 
     def content_keys(self) -> list[str]:
         """Returns path, size and times of each file: it cannot change without one of them."""
-        return [_file_key(path) for path in self.paths]
+        return [_file_key(path) + _range_key(self.value_range) for path in self.paths]
 
     def stable_ids(self) -> list[str]:
         """Returns the path of each relative to their folder."""
@@ -104,7 +118,7 @@ class ImageFiles:
 
     def open(self, index: int) -> Image.Image:
         """Reads one, upright."""
-        return open_image(self.paths[index], self.location(index))
+        return open_image(self.paths[index], self.location(index), self.value_range)
 
     def materialize(self, spec: InputSpec, cache: Cache | None = None, keep_margins: bool = False) -> ImageStore:
         """Reads, rotates, resizes and crops each of them once.
@@ -123,11 +137,13 @@ class EncodedImages:
         column: maps a row to the bytes of its image file.
         rows: which rows these are.
         root: the name of the column in messages.
+        value_range: see `open_image`.
     """
 
     column: Callable[[int], bytes]
     rows: Indices
     root: str
+    value_range: ValueRange = None
 
     kind: ClassVar[str] = "images"
 
@@ -136,11 +152,11 @@ class EncodedImages:
 
     def take(self, indices: Indices) -> "EncodedImages":
         """Returns some of them."""
-        return EncodedImages(self.column, self.rows[indices], self.root)
+        return replace(self, rows=self.rows[indices])
 
     def content_keys(self) -> list[str]:
         """Returns a digest of each."""
-        return [digest(self._content(index)) for index in range(len(self.rows))]
+        return [digest(self._content(index)) + _range_key(self.value_range) for index in range(len(self.rows))]
 
     def stable_ids(self) -> list[str]:
         """Returns the row of each."""
@@ -152,7 +168,7 @@ class EncodedImages:
 
     def open(self, index: int) -> Image.Image:
         """Reads one, upright."""
-        return open_image(io.BytesIO(self._content(index)), self.location(index))
+        return open_image(io.BytesIO(self._content(index)), self.location(index), self.value_range)
 
     def _content(self, index: int) -> bytes:
         try:
@@ -177,6 +193,10 @@ def _file_key(path: Path) -> str:
     return f"{path}?{stat.st_size}.{stat.st_mtime_ns}.{stat.st_ctime_ns}"
 
 
+def _range_key(value_range: ValueRange) -> str:
+    return "" if value_range is None else f"#{value_range[0]:g}-{value_range[1]:g}"
+
+
 def _materialize(source: ImageSource, spec: InputSpec, cache: Cache | None, keep_margins: bool) -> ImageStore:
     """Returns images as a backbone takes them, or resized only where they keep their margins.
 
@@ -186,7 +206,8 @@ def _materialize(source: ImageSource, spec: InputSpec, cache: Cache | None, keep
     preprocess = resize_only if keep_margins else resize_and_crop
     convert_channels(Image.new("L", (1, 1)), spec.channels)  # raises for channels that no image has
 
-    def decode(index: int) -> NDArray[np.uint8]:
-        return preprocess(source.open(index), spec)
+    def decode(index: int) -> Decoded:
+        image = source.open(index)
+        return Decoded(preprocess(image, spec), image.info.get("frames", 1), image.info.get("brightest", 255))
 
     return store_images(source, decode, spec, cache, keep_margins)

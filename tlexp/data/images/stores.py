@@ -4,7 +4,7 @@ Images stay bytes on their way to the model, which normalises them on its own de
 traffic between processes and to a GPU.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import PIL
@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tlexp.backbones.base import InputSpec
-from tlexp.data.cache import Cache, Pixels
+from tlexp.data.cache import Cache, Decoded, Pixels
 from tlexp.data.images.protocols import ImageSource, ImageStore
 from tlexp.data.samples import Indices
 from tlexp.errors import UsageError
 from tlexp.fingerprint import digest
 
-FORMAT = 1  # to be increased where the same image would give other pixels
+FORMAT = 2  # to be increased where the same image would give other pixels
 MARGIN = 1.6  # an image with its margins is about this much larger than its central square
 
 
@@ -28,8 +28,9 @@ class InMemory:
 
     slow = False
 
-    def __init__(self, pixels: NDArray[np.uint8]) -> None:
+    def __init__(self, pixels: NDArray[np.uint8], frames: Sequence[int] = (), brightest: int = 255) -> None:
         self.key = digest(pixels.tobytes(), str(pixels.shape))
+        self.frames, self.brightest = list(frames), brightest
         self.pixels = torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()
 
     def __len__(self) -> int:
@@ -51,6 +52,7 @@ class Cached:
     def __init__(self, pixels: Pixels, spec: InputSpec, key: str) -> None:
         self.key = key
         self.flat, self.extents, self.channels = pixels.flat, pixels.extents, spec.channels
+        self.frames, self.brightest = pixels.frames, pixels.brightest
         shape = (spec.size, spec.size, spec.channels)
         stride = int(np.prod(shape))
         # Where all are of one size they are the rows of an array, so that a batch is one indexing operation.
@@ -78,23 +80,25 @@ class Lazy:
 
     slow = True
 
-    def __init__(self, decode: Callable[[int], NDArray[np.uint8]], n: int, key: str) -> None:
+    def __init__(self, decode: Callable[[int], Decoded], n: int, key: str) -> None:
         self.decode, self.n, self.key = decode, n, key
+        self.frames: list[int] = []  # unknown
+        self.brightest = 255
 
     def __len__(self) -> int:
         return self.n
 
     def __getitem__(self, indices: Indices) -> Tensor:
-        return torch.from_numpy(np.stack([self.decode(index) for index in indices])).permute(0, 3, 1, 2)
+        return torch.from_numpy(np.stack([self.decode(index).pixels for index in indices])).permute(0, 3, 1, 2)
 
     def image(self, index: int) -> Tensor:
         """Returns one image as uint8 (channels, height, width)."""
-        return torch.from_numpy(self.decode(index).copy()).permute(2, 0, 1).contiguous()
+        return torch.from_numpy(self.decode(index).pixels.copy()).permute(2, 0, 1).contiguous()
 
 
 def store_images(
     source: ImageSource,
-    decode: Callable[[int], NDArray[np.uint8]],
+    decode: Callable[[int], Decoded],
     spec: InputSpec,
     cache: Cache | None,
     keep_margins: bool,
@@ -103,7 +107,7 @@ def store_images(
 
     Args:
         source: where they come from.
-        decode: maps the index of an image to its pixels (height, width, channels).
+        decode: maps the index of an image to its pixels.
         spec: the backbone's input.
         cache: where they are stored; None to keep them in memory.
         keep_margins: whether they are not cropped, so that their shapes differ.
@@ -117,9 +121,9 @@ def store_images(
     entry = digest(source.root, str(geometry), str(fill), str(keep_margins), str(FORMAT), PIL.__version__)
     lazy = Lazy(decode, n, digest(entry, *keys))
     if cache is None:
-        return lazy if keep_margins else InMemory(_stacked(decode, n, spec))
+        return lazy if keep_margins else _in_memory(decode, n, spec)
 
-    def decode_or_error(index: int) -> NDArray[np.uint8] | UsageError:
+    def decode_or_error(index: int) -> Decoded | UsageError:
         try:
             return decode(index)
         except UsageError as error:
@@ -131,8 +135,11 @@ def store_images(
     return lazy if pixels is None else Cached(pixels, spec, lazy.key)
 
 
-def _stacked(decode: Callable[[int], NDArray[np.uint8]], n: int, spec: InputSpec) -> NDArray[np.uint8]:
-    pixels = np.empty((n, spec.size, spec.size, spec.channels), np.uint8)
+def _in_memory(decode: Callable[[int], Decoded], n: int, spec: InputSpec) -> InMemory:
+    pixels, brightest = np.empty((n, spec.size, spec.size, spec.channels), np.uint8), 0
+    frames: list[int] = []
     for index in range(n):
-        pixels[index] = decode(index)
-    return pixels
+        image = decode(index)
+        pixels[index], brightest = image.pixels, max(brightest, image.brightest)
+        frames.append(image.frames)
+    return InMemory(pixels, frames, brightest)

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from tlexp.data.class_names import nearly_the_same
 from tlexp.data.domains import Domain
+from tlexp.data.quality.looks import darkness, several_frames, single_colour
 from tlexp.data.quality.scan import Facts
 from tlexp.data.samples import SPLITS
 
@@ -84,6 +85,8 @@ def _compare(first: SplitExamples, second: SplitExamples) -> DuplicatePair:
     if not itself:
         seen = {fact.content: index for index, fact in reversed(list(enumerate(first.facts)))}
     for index, fact in enumerate(second.facts):
+        if fact.blank:  # nothing is learned from an image of one colour; it has a warning of its own
+            continue
         if (other := seen.get(fact.content)) is not None:
             same.append((other, index))
         elif itself:
@@ -124,10 +127,24 @@ def find_label_conflicts(splits: Sequence[SplitExamples]) -> list[str]:
     for split in splits:
         role = split.name.split("/")[0]
         for fact, label, location in zip(split.facts, split.labels, split.locations, strict=True):
+            if fact.blank:
+                continue
             other, other_label = seen.setdefault((role, fact.content), (location, label))
             if label != other_label:
                 conflicts.append(f"{other} is {other_label}, {location} is {label}")
     return conflicts
+
+
+def _looks(role: str, splits: Sequence[SplitExamples]) -> list[str]:
+    """Returns what is wrong with a role's images although they can be read."""
+    own = [split for split in splits if split.name.startswith(f"{role}/")]
+    images = [(f, place) for split in own for f, place in zip(split.facts, split.locations, strict=True) if f.mode]
+    if not images:  # texts
+        return []
+    facts, locations = zip(*images, strict=True)
+    notices = darkness(role, max(fact.brightest for fact in facts))
+    notices += [] if notices else single_colour([fact.blank for fact in facts], locations)
+    return notices + several_frames([fact.frames for fact in facts], locations)
 
 
 def find_warnings(
@@ -146,7 +163,7 @@ def find_warnings(
             where = f"within {pair.first}" if pair.first == pair.second else f"in {pair.first} and {pair.second}"
             warnings.append(f"duplicates: {pair.same:,} examples {where}, such as {pair.example}")
     for role, domain in domains.items():
-        warnings += [f"{role}: {notice}" for notice in domain.notices()]
+        warnings += [f"{role}: {notice}" for notice in (*_looks(role, splits), *domain.notices())]
         names = domain.samples.classes
         counts = np.bincount(domain.labels("train"), minlength=len(names))
         most, fewest = int(counts.argmax()), int(counts.argmin())

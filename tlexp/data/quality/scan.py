@@ -12,7 +12,7 @@ from tlexp.errors import UsageError
 from tlexp.fingerprint import digest
 
 SMALL = 64  # pixels: below, a thumbnail is too coarse to tell two images apart
-FORMAT = 3  # to be increased where the same file would have other facts
+FORMAT = 4  # to be increased where the same file would have other facts
 
 
 class Facts(NamedTuple):
@@ -26,6 +26,9 @@ class Facts(NamedTuple):
         content: equal for examples with the same pixels or the same words.
         perceptual_hash: 64 bits of which near duplicates share nearly all; 0 for a text or a small image.
         transient: whether the machine may be the cause of the error rather than the file.
+        brightest: the largest value of a colour, of 255; also 255 where the file never has more bits.
+        blank: whether all pixels are the same.
+        frames: number of frames in the file; 1 for a text.
     """
 
     error: str | None = None
@@ -35,6 +38,9 @@ class Facts(NamedTuple):
     content: str = ""
     perceptual_hash: int = 0
     transient: bool = False
+    brightest: int = 255
+    blank: bool = False
+    frames: int = 1
 
 
 def facts(inputs: Any, cache: Cache | None = None) -> list[Facts]:
@@ -53,17 +59,19 @@ def facts(inputs: Any, cache: Cache | None = None) -> list[Facts]:
     return [Facts(*row) for row in rows]
 
 
-def check_readable(inputs: Any, cache: Cache | None = None) -> None:
-    """Checks that every example can be read, reading those that were not read before.
+def check_readable(inputs: Any, cache: Cache | None = None) -> list[Facts]:
+    """Checks that every example can be read, reading those that were not read before; returns the facts.
 
     Raises:
         UsageError: for the first that cannot, by its location, with the number of others.
     """
-    bad = [(index, fact.error) for index, fact in enumerate(facts(inputs, cache)) if fact.error]
+    known = facts(inputs, cache)
+    bad = [(index, fact.error) for index, fact in enumerate(known) if fact.error]
     if bad:
         index, reason = bad[0]
         others = f"; and {len(bad) - 1} more; run tlexp-check-data to list them" if bad[1:] else ""
         raise UsageError(f"{inputs.location(index)}: {reason}; fix or remove it, or set on_bad=skip{others}")
+    return known
 
 
 def _facts(inputs: Any, index: int) -> Facts:
@@ -74,7 +82,10 @@ def _facts(inputs: Any, index: int) -> Facts:
     mode = image.mode
     colours = image.convert("RGBA" if "A" in mode else "RGB")
     content = digest(str(colours.size), colours.tobytes())
-    return Facts(None, image.width, image.height, mode, content, _perceptual_hash(image))
+    extrema: Any = colours.getextrema()
+    known = (image.width, image.height, mode, content, _perceptual_hash(image))
+    in_file = {name: image.info[name] for name in ("brightest", "frames") if name in image.info}
+    return Facts(None, *known, blank=all(low == high for low, high in extrema), **in_file)
 
 
 def _perceptual_hash(image: Image.Image) -> int:

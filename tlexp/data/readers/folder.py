@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+from tlexp.data.images.decode import check_range
 from tlexp.data.images.sources import IMAGE_SUFFIXES, ImageFiles
 from tlexp.data.samples import Samples, Skipped, standard_split
 from tlexp.errors import UsageError
@@ -22,6 +23,7 @@ def image_folder(
     val: str | None = "val",
     test: str | None = "test",
     classes: Sequence[object] | None = None,
+    value_range: Sequence[float] | None = None,
     on_bad: str = "error",
 ) -> Samples:
     """Reads `root/<class>/**` or, where `root/<train>` exists, `root/<split>/<class>/**`; pixels are read later.
@@ -34,6 +36,7 @@ def image_folder(
         val: folder of the validation split; used only where it exists.
         test: folder of the test split; used only where it exists.
         classes: keeps these classes only, in this order.
+        value_range: black and white of grey images with more than 8 bits, such as [0, 4095]; None for 16 bits.
         on_bad: `error` refuses images that cannot be read, `skip` leaves them out and lists them.
 
     Raises:
@@ -71,7 +74,7 @@ def image_folder(
         remedy = "remove the folder, or set on_bad=skip to leave the class out"
         raise UsageError(f"{empty[0].location}: {empty[0].reason}; {remedy}")
     notes = [f"ignored {', '.join(f'{what}: {count:,}' for what, count in ignored.items())}"] if ignored else []
-    images = ImageFiles(tuple(files), str(folder))
+    images = ImageFiles(tuple(files), str(folder), check_range(value_range))
     given_splits = splits if "train" in found else None
     return Samples.from_labels(name, images, labels, given_splits, classes, on_bad=on_bad, skipped=empty, notes=notes)
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from tlexp.backbones import hub as network
+from tlexp.data.images.decode import ValueRange, check_range
 from tlexp.data.images.sources import EncodedImages
 from tlexp.data.samples import Samples, Skipped
 from tlexp.data.texts import Texts
@@ -29,6 +30,7 @@ def hf_dataset(
     label: str = "label",
     group: str | None = None,
     classes: Sequence[object] | None = None,
+    value_range: Sequence[float] | None = None,
     on_bad: str = "error",
 ) -> Samples:
     """Reads images or texts and their labels; images are decoded later.
@@ -46,6 +48,7 @@ def hf_dataset(
         label: the column of the classes: numbers with names, or labels as written.
         group: the column of what no split may separate, if there is one.
         classes: keeps these classes only, in this order.
+        value_range: black and white of grey images with more than 8 bits, such as [0, 4095]; None for 16 bits.
         on_bad: `error` refuses rows that cannot be read, `skip` leaves them out and lists them.
 
     Raises:
@@ -63,7 +66,7 @@ def hf_dataset(
     labels = [value for rows in sets.values() for value in _labels(rows, label)]
     groups = [str(value) for rows in sets.values() for value in rows[group]] if group else None
     splits = [split for split, rows in sets.items() for _ in range(len(rows))] if len(sets) > 1 else None
-    inputs, empty = _inputs(origin, list(sets.values()), column)
+    inputs, empty = _inputs(origin, list(sets.values()), column, check_range(value_range))
     bad = {row: f"has no {label}, or one outside its classes" for row, value in enumerate(labels) if value is None}
     bad |= dict.fromkeys(empty, f"has no {column}")
     if bad and on_bad != "skip":
@@ -121,7 +124,7 @@ def _labels(rows: Any, column: str) -> list[str | None]:
     return [None if value is None or str(value).strip() == "" else str(value) for value in values]
 
 
-def _inputs(origin: str, sets: list[Any], column: str) -> tuple[Any, list[int]]:
+def _inputs(origin: str, sets: list[Any], column: str, value_range: ValueRange) -> tuple[Any, list[int]]:
     """Returns the inputs of all splits, one after the other, and the rows without one."""
     import datasets
 
@@ -138,4 +141,4 @@ def _inputs(origin: str, sets: list[Any], column: str) -> tuple[Any, list[int]]:
         return stored
 
     missing = [row for row, image in enumerate(all_rows[column]) if image is None]
-    return EncodedImages(content, np.arange(len(all_rows)), origin), missing
+    return EncodedImages(content, np.arange(len(all_rows)), origin, value_range), missing

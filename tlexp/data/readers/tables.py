@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from tlexp.data.images.decode import check_range
 from tlexp.data.images.sources import ImageFiles
 from tlexp.data.readers.table_files import read_table
 from tlexp.data.samples import SPLITS, Inputs, Samples, Skipped, standard_split
@@ -50,6 +51,7 @@ def image_table(
     images: str | None = None,
     path: str = "path",
     classes: Sequence[object] | None = None,
+    value_range: Sequence[float] | None = None,
     on_bad: str = "error",
     **options: Any,
 ) -> Samples:
@@ -61,6 +63,7 @@ def image_table(
         images: the folder that paths are relative to; None for the table's own.
         path: the column of the paths.
         classes: keeps these classes only, in this order.
+        value_range: black and white of grey images with more than 8 bits, such as [0, 4095]; None for 16 bits.
         on_bad: `error` refuses rows and images that cannot be read, `skip` leaves them out and lists them.
         options: files, columns and encoding, see `read_rows`.
 
@@ -69,7 +72,7 @@ def image_table(
     """
     rows = read_rows("image table", root, path, on_bad, **options)
     folder = Path(images) if images else rows.folder
-    files = ImageFiles(tuple(folder / path for path in rows.inputs), str(folder))
+    files = ImageFiles(tuple(folder / path for path in rows.inputs), str(folder), check_range(value_range))
     return rows.samples(name, files, classes, on_bad)
 
 
