@@ -35,8 +35,8 @@ FLOORS = (
     "tlexp.config",
     "tlexp.objective",
     "tlexp.run_folder",
-    "tlexp.processes",
-    "tlexp.errors tlexp.signals tlexp.rng tlexp.fingerprint tlexp.metric_names tlexp.version",
+    "tlexp.processes tlexp.sqlite_address",
+    "tlexp.errors tlexp.signals tlexp.rng tlexp.fingerprint tlexp.metric_names tlexp.version tlexp.overrides",
 )
 # What only one room may know.
 OWNERS = {

@@ -15,6 +15,7 @@ from tlexp.error_lines import is_expected, one_line
 from tlexp.errors import JobFailedError, TrainingDivergedError, UsageError
 from tlexp.processes import is_worker
 from tlexp.signals import Stopped, stop_signals
+from tlexp.sqlite_address import sqlite_file
 
 log = logging.getLogger(__name__)
 
@@ -58,6 +59,9 @@ def interrupted_config(config: Config, folder: Path) -> Config:
         return original.with_tracking_uri(config.tracking.uri)
     if "***" in (original.tracking.uri or ""):
         raise UsageError(f"resume={config.resume}: the store's password was not saved; give tracking.uri= as well")
+    if (file := sqlite_file(original.tracking.uri or "")) and not file.parent.is_dir():  # which would be created anew
+        remedy = "is gone; move the run back to where it was, or give tracking.uri= as well"
+        raise UsageError(f"resume={config.resume}: the folder of its database {file} {remedy}")
     return original
 
 

@@ -229,6 +229,23 @@ def test_a_folder_of_no_run_is_said(tmp_path):
     assert not (tmp_path / "nowhere").exists()
 
 
+def test_a_run_that_was_moved_is_said_and_its_old_folder_stays_away(tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        stopped_after(2, patch)
+        with pytest.raises(RuntimeError):
+            run_config(tracked(tmp_path / "old", "mlflow"), tmp_path / "old/run")
+    (tmp_path / "old").rename(tmp_path / "new")
+    done = forked(f"resume={tmp_path / 'new/run'}", cwd=tmp_path)
+    gone = (
+        f"the folder of its database {tmp_path / 'old/mlflow.db'} is gone; move the run back to where it was, or give"
+    )
+    assert (done.returncode, gone in done.stderr) == (2, True), done.stderr
+    elsewhere = forked(f"resume={tmp_path / 'new/run'}", f"tracking.uri=sqlite:///{tmp_path}/other.db", cwd=tmp_path)
+    assert elsewhere.returncode == 2
+    assert f"this run was in {tmp_path / 'old/run'}; move it back, or start a new one" in elsewhere.stderr
+    assert not (tmp_path / "old").exists()
+
+
 def test_state_in_a_checkpoint_is_plain(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         stopped_after(2, patch)

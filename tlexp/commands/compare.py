@@ -28,6 +28,7 @@ from tlexp.comparison.tables import markdown
 from tlexp.errors import UsageError
 from tlexp.metric_names import TEST_METRICS
 from tlexp.reporting.console import terminal
+from tlexp.sqlite_address import sqlite_address
 from tlexp.tracking import queries
 
 
@@ -35,7 +36,8 @@ def arguments() -> argparse.Namespace:
     """Returns the arguments of the command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("sweeps", nargs="*", metavar="SWEEP")
-    parser.add_argument("--uri", default=f"sqlite:///{Path.cwd()}/mlflow.db", help="MLflow's store; default mlflow.db")
+    store = sqlite_address(Path.cwd() / "mlflow.db")
+    parser.add_argument("--uri", default=store, help="MLflow's store; default mlflow.db")
     parser.add_argument("--experiment", default="tlexp")
     parser.add_argument("--runs", metavar="FILTER", help="single runs instead of a sweep; '' for all of them")
     parser.add_argument("--markdown", type=Path, metavar="FOLDER", help="a folder with sweep.json and points.csv")

@@ -9,11 +9,12 @@ package declares far more than its files need.
 
 import argparse
 import re
-import shlex
 import shutil
 import sys
 from importlib.metadata import PackageNotFoundError, files
 from pathlib import Path
+
+from tlexp.overrides import argument
 
 # (module of the package's file) -> (module of timm), outside and inside of blocks. The first block has no expansion.
 OUTSIDE = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2", "_fc": "classifier"}
@@ -49,7 +50,7 @@ def efficientnet_lite0(output: Path) -> str:
     state = torch.load(source, map_location="cpu", weights_only=True)
     output.parent.mkdir(parents=True, exist_ok=True)
     save_file({timm_name(name): tensor.contiguous() for name, tensor in state.items()}, output)
-    return f"tlexp backbone=efficientnet_lite0 {shlex.quote(f'init={output}')}"
+    return f"tlexp backbone=efficientnet_lite0 {argument('init', output)}"
 
 
 def minilm(output: Path) -> str:
@@ -58,7 +59,7 @@ def minilm(output: Path) -> str:
     output.mkdir(parents=True, exist_ok=True)
     for name in ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "vocab.txt"):
         shutil.copy(weights.parent / name, output / name)
-    return f"tlexp backbone=minilm {shlex.quote(f'backbone.name={output}')} init=pretrained"
+    return f"tlexp backbone=minilm {argument('backbone.name', output)} init=pretrained"
 
 
 def packaged(package: str, remedy: str, ending: str) -> Path:

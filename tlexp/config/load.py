@@ -15,6 +15,8 @@ from omegaconf import DictConfig, OmegaConf
 from tlexp import run_folder
 from tlexp.config.schema import INITS, Config, DataConfig
 from tlexp.errors import UsageError
+from tlexp.overrides import quoted
+from tlexp.sqlite_address import absolute, sqlite_address
 
 log = logging.getLogger(__name__)
 _PACKAGE = Path(__file__).parent.parent
@@ -61,8 +63,7 @@ def search_path(config_dir: str | Path | None) -> list[str]:
         return []
     if not Path(config_dir).is_dir():
         raise UsageError(f"{config_dir}: no such folder; give one with options of your own, such as strategy/mine.yaml")
-    folder = str(Path(config_dir).absolute()).replace("\\", "\\\\").replace("'", "\\'")
-    return [f"hydra.searchpath=['file://{folder}']"]
+    return [f"hydra.searchpath=[{quoted(f'file://{Path(config_dir).absolute()}')}]"]
 
 
 def option_files(group: Path) -> list[Path]:
@@ -105,9 +106,8 @@ def load(cfg: DictConfig, root: Path) -> Config:
     if (root / config.backbone["name"] / "config.json").is_file():
         config.backbone["name"] = str(root / config.backbone["name"])
     if config.tracking.backend == "mlflow":
-        uri = config.tracking.uri or "sqlite:///mlflow.db"
-        local = uri.startswith("sqlite:///")
-        config.tracking.uri = f"sqlite:///{root / uri.removeprefix('sqlite:///')}" if local else uri
+        uri = config.tracking.uri
+        config.tracking.uri = absolute(uri, root) if uri else sqlite_address(root / "mlflow.db")
     return config
 
 

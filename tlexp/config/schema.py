@@ -4,6 +4,7 @@ import math
 import re
 from collections.abc import Collection
 from dataclasses import asdict, dataclass, field, replace
+from shlex import quote
 from typing import Any
 
 from omegaconf import MISSING
@@ -293,6 +294,12 @@ class Config:
             monitor="val/target/nll",
             patience=None,
         )
+
+
+def ui_command(uri: str) -> str:
+    """Returns what opens MLflow's pages: a command to copy, or the address of a server."""
+    shown = redact_uri(uri) or ""
+    return f"mlflow ui --backend-store-uri {quote(shown)}" if shown.startswith("sqlite:") else shown
 
 
 def redact_uri(uri: str | None) -> str | None:

@@ -9,7 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 from torch import nn
 
-from tlexp.config.schema import Config, redact_uri
+from tlexp.config.schema import Config, ui_command
 from tlexp.data.datamodule import TransferDataModule
 from tlexp.models.transfer_model import TransferModel
 from tlexp.reporting.console import Output
@@ -170,10 +170,9 @@ def print_result(
         console.print(f"source test accuracy {after:.4f}, {change:+.4f} since its own training")
     for name, value in components.task.strategy.selected().items():
         console.print(f"selected by validation: {name} = {value:g}")
-    uri = redact_uri(config.tracking.uri)
     lines = [f"weights: {components.start.weights}", f"folder: {folder}"]
-    if uri is not None:
-        lines.append(f"compare: {'mlflow ui --backend-store-uri ' if uri.startswith('sqlite:') else ''}{uri}")
+    if config.tracking.uri is not None:
+        lines.append(f"compare: {ui_command(config.tracking.uri)}")
     for line in lines:
         console.print(line, soft_wrap=True, markup=False)
     if not output.report_is_shown:

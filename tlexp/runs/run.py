@@ -8,6 +8,7 @@ from filelock import FileLock
 from tlexp import run_folder
 from tlexp.config.schema import SOURCE_RUN, Config
 from tlexp.errors import UsageError
+from tlexp.overrides import argument
 from tlexp.processes import count_ranks
 from tlexp.reporting.console import Output
 from tlexp.runs.build import build, build_terms, validate
@@ -54,7 +55,9 @@ def run(config: Config, folder: Path, output: Output | None = None) -> RunResult
             _run_tracked(config, folder, output)
         except Stopped:
             if output.report_is_shown and config.strategy["name"] != SOURCE_RUN:
-                output.report.print(f"interrupted: resume={folder} continues it", soft_wrap=True, markup=False)
+                output.report.print(
+                    f"interrupted: {argument('resume', folder)} continues it", soft_wrap=True, markup=False
+                )
             raise
         (folder / run_folder.LOCK).unlink(missing_ok=True)  # whoever comes now finds a complete run
     return RunResult(folder)

@@ -11,7 +11,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 from tlexp import run_folder
-from tlexp.config.schema import Config, redact_uri
+from tlexp.config.schema import Config, ui_command
 from tlexp.errors import JobsFailedError
 from tlexp.processes import CONCURRENT_JOBS, SWEEP_OWNER
 from tlexp.signals import Stopped, stop_signals
@@ -137,11 +137,9 @@ class SweepDriver:
             sweep.run.set_tags({"mlflow.note.content": comparison.description})
             sweep.run.log_metrics(comparison.best, step=0)
         if address := sweep.address:
-            uri = redact_uri(config.tracking.uri) or ""
-            local = uri.startswith("sqlite:")
-            echo(
-                f"mlflow ui --backend-store-uri {uri}, then http://127.0.0.1:5000{address}" if local else uri + address
-            )
+            opened = ui_command(config.tracking.uri or "")
+            local = opened.startswith("mlflow ui")
+            echo(f"{opened}, then http://127.0.0.1:5000{address}" if local else opened + address)
 
     def _write_manifest(
         self, config: Config, folder: Path, points: Sequence[GridPoint], sweep: SweepRun

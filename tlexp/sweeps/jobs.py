@@ -13,6 +13,7 @@ from omegaconf import DictConfig
 
 from tlexp import run_folder
 from tlexp.errors import JobFailedError
+from tlexp.overrides import quoted
 from tlexp.sweeps.points import GridPoint
 from tlexp.sweeps.validation import validate_jobs
 from tlexp.tracking.orphans import DIED
@@ -129,7 +130,7 @@ class JobRunner:
 
     def _overrides(self, job: GridPoint) -> list[str]:
         """Returns the overrides that a launcher gets for a job."""
-        folder = [f"hydra.sweep.dir={quote(str(self.folder))}", f"hydra.sweep.subdir={job.folder}"]
+        folder = [f"hydra.sweep.dir={quoted(str(self.folder))}", f"hydra.sweep.subdir={job.folder}"]
         run_id = self._sweep.run_id
         nested = [f"tracking.parent={run_id}", f"tracking.run_name={job.name}"] if run_id else []
         return [*job.overrides, *nested, *folder]
@@ -144,11 +145,6 @@ def concurrent_jobs(launcher: DictConfig) -> int:
     """Returns how many jobs a launcher runs at once."""
     n_jobs = launcher.get("n_jobs", 1)
     return int(n_jobs) if n_jobs > 0 else int(cpu_count())
-
-
-def quote(value: str) -> str:
-    """Returns a value quoted for an override, whatever characters it has."""
-    return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
 
 
 def failure(returned: JobReturn | None) -> Outcome:

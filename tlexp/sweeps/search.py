@@ -11,6 +11,7 @@ from hydra.utils import instantiate
 from tlexp.config.schema import Config
 from tlexp.errors import UsageError
 from tlexp.metric_names import higher_is_better
+from tlexp.sqlite_address import sqlite_address
 from tlexp.sweeps.jobs import Outcome, echo
 from tlexp.sweeps.points import Axis, Composer, GridPoint, combinations
 from tlexp.tracking.mlflow_run import MLflowRun
@@ -64,8 +65,10 @@ class Search:
     def _open_study(self, folder: Path) -> "Study":
         import optuna
 
+        # Optuna takes the address for a format string.
+        address = sqlite_address(folder / STUDY).replace("{", "{{").replace("}", "}}")
         study = optuna.create_study(
-            storage=f"sqlite:///{folder / STUDY}",
+            storage=address,
             study_name=folder.name,
             direction="maximize" if higher_is_better(self._config.monitor) else "minimize",
             load_if_exists=True,

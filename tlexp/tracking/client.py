@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tlexp.errors import UsageError
+from tlexp.sqlite_address import sqlite_file
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -35,19 +36,15 @@ def connect(uri: str | None) -> "MlflowClient":
 
 def lock_file(uri: str) -> Path:
     """Returns the file that processes of this machine lock while they open the store."""
-    if database := _sqlite_file(uri):
+    if database := sqlite_file(uri):
         database.parent.mkdir(parents=True, exist_ok=True)
         return database.with_name(database.name + ".lock")
     return Path(tempfile.gettempdir()) / f"tlexp-{hashlib.sha256(uri.encode()).hexdigest()[:12]}.lock"
 
 
-def _sqlite_file(uri: str) -> Path | None:
-    return Path(uri.removeprefix("sqlite:///")) if uri.startswith("sqlite:///") else None
-
-
 def write_ahead(uri: str) -> None:
     """Sets a new SQLite file to write-ahead logging, which serves several writers better; it stays set."""
-    database = _sqlite_file(uri)
+    database = sqlite_file(uri)
     if database is not None and not database.exists():
         with closing(sqlite3.connect(database)) as connection:
             connection.execute("PRAGMA journal_mode=WAL")
@@ -55,7 +52,7 @@ def write_ahead(uri: str) -> None:
 
 def artifact_root(uri: str) -> str | None:
     """Artifacts are stored beside a local database; a server has its own location."""
-    database = _sqlite_file(uri)
+    database = sqlite_file(uri)
     return (database.parent.absolute() / "mlartifacts").as_uri() if database is not None else None
 
 

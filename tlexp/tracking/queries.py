@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from tlexp import run_folder
 from tlexp.config.schema import SOURCE_RUN, redact_uri
 from tlexp.errors import UsageError
+from tlexp.sqlite_address import sqlite_file
 from tlexp.tracking.client import PARENT, ROLE, connect, search_all_runs
 from tlexp.tracking.mlflow_run import first_line
 from tlexp.tracking.ui_view import PARAMS
@@ -23,7 +24,7 @@ def open_experiment(uri: str, experiment: str) -> tuple["MlflowClient", str]:
     Raises:
         UsageError: where it does not.
     """
-    if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).is_file():
+    if (file := sqlite_file(uri)) and not file.is_file():
         raise UsageError(f"{uri}: no such database; run something first, or give --uri")
     client = connect(uri)
     try:
