@@ -35,7 +35,7 @@ FLOORS = (
     "tlexp.config",
     "tlexp.objective",
     "tlexp.run_folder",
-    "tlexp.processes tlexp.sqlite_address",
+    "tlexp.processes tlexp.sqlite_address tlexp.file_names",
     "tlexp.errors tlexp.signals tlexp.rng tlexp.fingerprint tlexp.metric_names tlexp.version tlexp.overrides",
 )
 # What only one room may know.

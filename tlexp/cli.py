@@ -6,6 +6,7 @@ Exit codes: 0 done, 1 a bug, 2 a mistake of the user, 3 training diverged, 128 +
 import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import hydra
 from omegaconf import DictConfig
@@ -13,6 +14,7 @@ from omegaconf import DictConfig
 from tlexp.config.load import CONF, with_trainer_options
 from tlexp.error_lines import is_expected, one_line
 from tlexp.errors import JobFailedError, UsageError
+from tlexp.file_names import check_encoding
 from tlexp.help import help_text, program_name, wants_help
 from tlexp.job import run_in_hydra
 from tlexp.signals import Stopped
@@ -35,6 +37,7 @@ def main(entry: Callable[[], object] = job, description: str | None = None) -> N
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
     sys.argv[1:] = with_trainer_options(sys.argv[1:])
     try:
+        check_encoding(str(Path.cwd()), *sys.argv[1:])
         if wants_help(sys.argv[1:]):
             print(description or help_text(program_name(sys.argv[0]), sys.argv[1:]))
         else:

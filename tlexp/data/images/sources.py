@@ -24,6 +24,7 @@ from tlexp.data.images.protocols import ImageSource, ImageStore
 from tlexp.data.images.stores import InMemory, store_images
 from tlexp.data.samples import Indices
 from tlexp.errors import UsageError
+from tlexp.file_names import as_text
 from tlexp.fingerprint import digest
 
 # Image formats that Pillow reads by itself, without films, plots and documents.
@@ -110,11 +111,11 @@ class ImageFiles:
 
     def stable_ids(self) -> list[str]:
         """Returns the path of each relative to their folder."""
-        return [str(path).removeprefix(self.root) for path in self.paths]
+        return [as_text(path).removeprefix(self.root) for path in self.paths]
 
     def location(self, index: int) -> str:
         """Returns its path."""
-        return str(self.paths[index])
+        return as_text(self.paths[index])
 
     def open(self, index: int) -> Image.Image:
         """Reads one, upright."""
@@ -189,8 +190,8 @@ def _file_key(path: Path) -> str:
     try:
         stat = path.stat()
     except OSError:
-        return f"{path}?"  # a missing file; reported when it is opened
-    return f"{path}?{stat.st_size}.{stat.st_mtime_ns}.{stat.st_ctime_ns}"
+        return f"{as_text(path)}?"  # a missing file; reported when it is opened
+    return f"{as_text(path)}?{stat.st_size}.{stat.st_mtime_ns}.{stat.st_ctime_ns}"
 
 
 def _range_key(value_range: ValueRange) -> str:

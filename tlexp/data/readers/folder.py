@@ -10,6 +10,7 @@ from tlexp.data.images.decode import check_range
 from tlexp.data.images.sources import IMAGE_SUFFIXES, ImageFiles
 from tlexp.data.samples import Samples, Skipped, standard_split
 from tlexp.errors import UsageError
+from tlexp.file_names import as_text
 
 # A name with one of these words is that of a split under another name, such as seg_train.
 LIKE_A_SPLIT = r"(^|[^a-z])(train|training|val|valid|validation|dev|test|testing)([^a-z]|$)"
@@ -61,7 +62,9 @@ def image_folder(
     ignored: Counter[str] = Counter()
     if "train" in found:
         rest = [entry for entry in sorted(folder.iterdir()) if entry.is_dir() and not _hidden(entry.name)]
-        ignored.update({f"folder {entry.name} beside the splits": 1 for entry in rest if entry not in found.values()})
+        ignored.update(
+            {f"folder {as_text(entry.name)} beside the splits": 1 for entry in rest if entry not in found.values()}
+        )
     else:
         _check_classes(folder)
     for split, tree in trees.items():
@@ -91,7 +94,7 @@ def _find(folder: Path, name: str) -> Path | None:
         path for path in sorted(folder.iterdir()) if path.is_dir() and standard_split(path.name) == standard_split(name)
     ]
     if len(same) > 1:
-        names = " and ".join(path.name for path in same)
+        names = " and ".join(as_text(path.name) for path in same)
         raise UsageError(f"{folder}: {names} are both names of the {name} split; rename or remove one of them")
     return same[0] if same else None
 
@@ -102,7 +105,7 @@ def _check_classes(folder: Path) -> None:
     Raises:
         UsageError: where they look like splits, or where there is one that holds the classes.
     """
-    names = [path.name for path in sorted(folder.iterdir()) if path.is_dir() and not _hidden(path.name)]
+    names = [as_text(path.name) for path in sorted(folder.iterdir()) if path.is_dir() and not _hidden(path.name)]
     if names and all(re.search(LIKE_A_SPLIT, name, re.IGNORECASE) for name in names):
         remedy = "name them, such as data.target.train=FOLDER data.target.test=FOLDER"
         raise UsageError(f"{folder}: the folders {', '.join(names[:5])} look like splits rather than classes; {remedy}")
@@ -123,8 +126,8 @@ def _tree(folder: Path, ignored: Counter[str]) -> tuple[list[tuple[Path, str]], 
             ignored["files outside the class folders"] += 1
         else:
             images = _images(entry, ignored)
-            empty += [] if images else [Skipped(str(entry), "holds no images of this class")]
-            labelled_files += [(path, entry.name) for path in images]
+            empty += [] if images else [Skipped(as_text(entry), "holds no images of this class")]
+            labelled_files += [(path, as_text(entry.name)) for path in images]
     return labelled_files, empty
 
 
@@ -152,7 +155,7 @@ def _images(folder: Path, ignored: Counter[str]) -> list[Path]:
 
 def _refuse(error: OSError) -> None:
     raise UsageError(
-        f"{error.filename}: this folder cannot be read ({error.strerror}); change its permissions or remove it"
+        f"{as_text(error.filename)}: this folder cannot be read ({error.strerror}); change its permissions or remove it"
     )
 
 
