@@ -7,6 +7,10 @@ class UsageError(ValueError):
     exit_code = 2
 
 
+class FolderInUseError(UsageError):
+    """Another process works in a folder."""
+
+
 class TrainingDivergedError(RuntimeError):
     """Training ended with NaN or infinity in the monitored metric: a result of the configuration, not a crash.
 
@@ -24,11 +28,20 @@ class JobFailedError(Exception):
         unexpected: whether it is a bug rather than the user's mistake.
         stopped: whether a signal ended the job.
         diverged: whether training diverged, which a second attempt would not change.
+        in_use: whether another process runs the same job.
     """
 
-    def __init__(self, message: str, unexpected: bool = False, stopped: bool = False, diverged: bool = False) -> None:
-        super().__init__(message, unexpected, stopped, diverged)
-        self.message, self.unexpected, self.stopped, self.diverged = message, unexpected, stopped, diverged
+    def __init__(
+        self,
+        message: str,
+        unexpected: bool = False,
+        stopped: bool = False,
+        diverged: bool = False,
+        in_use: bool = False,
+    ) -> None:
+        super().__init__(message, unexpected, stopped, diverged, in_use)
+        self.message, self.unexpected, self.stopped = message, unexpected, stopped
+        self.diverged, self.in_use = diverged, in_use
 
     def __str__(self) -> str:
         return self.message

@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 from filelock import FileLock, Timeout
 
-from tlexp.errors import UsageError
+from tlexp.errors import FolderInUseError, UsageError
 
 METRICS = "metrics.json"
 CONFIG = "config.yaml"
@@ -41,13 +41,13 @@ def locked(folder: Path, busy: str) -> Iterator[None]:
     """Holds the lock of a folder.
 
     Raises:
-        UsageError: where another process holds it; `busy` says so.
+        FolderInUseError: where another process holds it; `busy` says so.
     """
     lock = FileLock(folder / LOCK, timeout=1)  # a process that checks whether a run is alive holds it for a moment
     try:
         lock.acquire()
     except Timeout:
-        raise UsageError(f"{folder}: {busy}") from None
+        raise FolderInUseError(f"{folder}: {busy}") from None
     try:
         yield
     finally:

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import torch
+from filelock import FileLock
 from mlflow import MlflowClient
 
 from tests.helpers import CACHE, FILES, QUICK, SWEEP_18, best_weights, forked
@@ -246,6 +247,58 @@ def test_two_commands_of_one_sweep_do_not_run_together(tmp_path):
     (second,) = seen
     assert second.returncode == 2
     assert "another process runs this sweep; wait for it or stop it" in second.stderr
+
+
+def test_a_job_that_another_sweep_runs_is_waited_for(tmp_path):
+    """Once it ends there without a result, as by a kill, this sweep runs it."""
+    sweep = ("-m", *RUN, "alpha=0", "seed=0,1,2")
+    assert forked(*sweep[:-1], "seed=0,1", cwd=tmp_path).returncode == 0
+    folders = {file.parent.name.split("-s")[1][0]: file.parent for file in tmp_path.glob("outputs/jobs/*/metrics.json")}
+    result = (folders["0"] / "metrics.json").read_text()
+    for folder in folders.values():
+        (folder / "metrics.json").unlink()
+    locks = {seed: FileLock(folder / ".lock") for seed, folder in folders.items()}
+    for lock in locks.values():
+        lock.acquire()
+
+    def release(pid: int) -> None:
+        while not any(name.split("-s")[1][0] == "2" for name in jobs(tmp_path)):
+            time.sleep(0.05)
+        time.sleep(3)  # the next job waits a second for its lock
+        (folders["0"] / "metrics.json").write_text(result)
+        for lock in locks.values():
+            lock.release()
+
+    done = forked(*sweep, cwd=tmp_path, meanwhile=release)
+    assert done.returncode == 0, done.stderr
+    assert "job 1 of 3: " in done.stdout
+    assert done.stdout.index("s2") < done.stdout.index("s0 runs in another sweep; waiting for it")
+    assert json.loads((folders["0"] / "metrics.json").read_text()) == json.loads(result), "taken as it was"
+    assert len(jobs(tmp_path)) == 3
+
+
+@pytest.mark.parametrize(
+    ("options", "started"),
+    [
+        (("data.target.root=nowhere",), 1),
+        (("data=image_table", "data.target.root=nowhere.csv", "alpha=0"), 1),
+    ],
+)
+def test_a_mistake_that_all_jobs_share_stops_the_sweep_at_the_first(tmp_path, options, started):
+    base = ("data=images", "init=random", "epochs=1", f"cache={CACHE}")
+    done = forked("-m", *base, *options, "strategy=finetune,linear_probe,bitfit", "seed=0,1", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "failed by a mistake that all jobs share, so 5 jobs are not started" in done.stdout
+    assert f"{started} of 6 jobs failed, first finetune-s0" in done.stderr
+
+
+def test_a_mistake_of_some_jobs_leaves_the_others_alone(tmp_path):
+    done = forked("-m", *RUN, "alpha=0", "batch_size=16", "norm=frozen", "head_dropout=0,0.1", "lr=0.01", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    wrong = ("strategy=linear_probe,finetune", "terms=[l2_sp]", "init=random", "alpha=0", "seed=0,1")
+    some = forked("-m", *QUICK, "epochs=1", f"cache={CACHE}", *wrong, cwd=tmp_path)
+    assert "all jobs share" not in some.stdout
+    assert some.stdout.count("job ") >= 4
 
 
 def test_a_search_that_is_killed_suggests_what_an_undisturbed_one_would(tmp_path):

@@ -37,17 +37,12 @@ def run(config: Config, folder: Path, output: Output | None = None) -> RunResult
         TrainingDivergedError: after training, where the monitored metric is never finite.
     """
     output = output or Output.to_screen()
-    if run_folder.is_complete(folder):
-        if run_folder.read_metrics(folder)["config_hash"] != config.hash:
-            raise UsageError(
-                f"{folder}: holds the result of another configuration; give another folder (hydra.run.dir=)"
-            )
-        output.report.print(f"{folder}: already complete", soft_wrap=True, markup=False)
-        close_complete(config, folder)
-        (folder / run_folder.LAST_CHECKPOINT).unlink(missing_ok=True)
+    if _is_complete(config, folder, output):
         return RunResult(folder)
     folder.mkdir(parents=True, exist_ok=True)
     with run_folder.locked(folder, "another process trains in it; wait for it or stop it"):
+        if _is_complete(config, folder, output):  # by the process that held the lock until now
+            return RunResult(folder)
         run_folder.write_config(folder, config.redacted())  # first, so that whatever is interrupted can resume
         try:
             if config.init == "source":
@@ -63,6 +58,22 @@ def run(config: Config, folder: Path, output: Output | None = None) -> RunResult
     return RunResult(folder)
 
 
+def _is_complete(config: Config, folder: Path, output: Output) -> bool:
+    """Returns whether a folder holds the result already, and then ends what a kill after it left undone.
+
+    Raises:
+        UsageError: where it is the result of another configuration.
+    """
+    if not run_folder.is_complete(folder):
+        return False
+    if run_folder.read_metrics(folder)["config_hash"] != config.hash:
+        raise UsageError(f"{folder}: holds the result of another configuration; give another folder (hydra.run.dir=)")
+    output.report.print(f"{folder}: already complete", soft_wrap=True, markup=False)
+    close_complete(config, folder)
+    (folder / run_folder.LAST_CHECKPOINT).unlink(missing_ok=True)
+    return True
+
+
 def _run_tracked(config: Config, folder: Path, output: Output) -> None:
     """Trains, tests and records one run, in this process or in several."""
     with track_run(config, folder) as mlflow_run:
@@ -72,6 +83,21 @@ def _run_tracked(config: Config, folder: Path, output: Output) -> None:
         else:
             validate(config)  # a mistake is one line here, seconds before the ranks would say it
             run_ranks(folder, ranks, mlflow_run.run_id, config.tracking.uri)
+
+
+def prepare(config: Config) -> None:
+    """Does all that a run does before it trains, without training the source: for its mistakes.
+
+    Raises:
+        UsageError: for a mistake in `config`.
+    """
+    if config.init != "source" or run_folder.is_complete(source_folder(config)):
+        build(config).data.materialize()
+        return
+    validate_terms(config, build_terms(config))
+    # Terms are left out, since they may need what only the source's run brings: its output layer.
+    plain = replace(config, init=config.pretrain.init, terms={}, data=replace(config.data, unlabelled=False))
+    build(plain).data.materialize()
 
 
 def ensure_source_weights(config: Config, output: Output) -> None:
@@ -84,10 +110,7 @@ def ensure_source_weights(config: Config, output: Output) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
     if run_folder.is_complete(folder):
         return
-    validate_terms(config, build_terms(config))
-    # Terms are left out, since they may need what only the source's run brings: its output layer.
-    plain = replace(config, init=config.pretrain.init, terms={}, data=replace(config.data, unlabelled=False))
-    build(plain).data.materialize()
+    prepare(config)
     with FileLock(folder.with_name(f"{folder.name}.lock")):
         if not run_folder.is_complete(folder):
             source = config.source_task()

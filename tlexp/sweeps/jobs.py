@@ -15,9 +15,12 @@ from tlexp import run_folder
 from tlexp.errors import JobFailedError
 from tlexp.overrides import quoted
 from tlexp.sweeps.points import GridPoint
-from tlexp.sweeps.validation import validate_jobs
+from tlexp.sweeps.time_left import TimeLeft
+from tlexp.sweeps.validation import is_shared, validate_jobs
 from tlexp.tracking.orphans import DIED
 from tlexp.tracking.sweeps import SweepRun
+
+POLL_SECONDS = 1.0  # between two looks at a job that another sweep runs
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,13 @@ class Outcome:
     unexpected: bool = False
     stopped: bool = False
     diverged: bool = False
+    in_use: bool = False
+
+    @property
+    def mistake(self) -> str:
+        """The error where it is the user's mistake, which another job may share; else empty."""
+        others = self.unexpected or self.stopped or self.diverged or self.in_use
+        return "" if others else self.error
 
 
 class JobRunner:
@@ -48,7 +58,7 @@ class JobRunner:
         self._launcher, self._options, self._sweep, self._fail_fast = launcher, hydra.launcher, sweep, fail_fast
         self.folder = jobs_folder(hydra)
         self.outcomes: dict[str, Outcome] = {}
-        self._seconds = 0.0
+        self._time_left = TimeLeft()
 
     def evaluate(self, points: Sequence[GridPoint]) -> None:
         """Runs the jobs of some grid points that are not complete; `outcomes` then has all of them."""
@@ -59,15 +69,42 @@ class JobRunner:
         validate_jobs(waiting)
         done = len(jobs) - len(waiting)
         echo(f"{len(points)} grid points, {len(jobs)} unique jobs: {done} done, {len(waiting)} to run")
+        waiting.sort(key=self._in_use)  # stable: another sweep's come last
         size = self._chunk_size(len(waiting))
         for start in range(0, len(waiting), size):
-            self._launch(waiting[start : start + size], start, len(waiting))
-            rest = waiting[start + size :]
-            failed = [job for job in waiting[: start + size] if self.outcomes[job.key].error]
-            if failed and self._fail_fast and rest:
-                echo(f"sweep.fail_fast=true: {failed[0].name} failed, so {len(rest)} jobs are not started")
+            launched, rest = waiting[: start + size], waiting[start + size :]
+            self._launch(waiting[start : start + size], waiting[start:], len(waiting))
+            if rest and (reason := self._reason_to_stop(launched, rest)):
+                echo(f"{reason}, so {len(rest)} jobs are not started")
                 self.outcomes |= {job.key: Outcome() for job in rest}
                 return
+        self._wait_for_others([job for job in waiting if self.outcomes[job.key].in_use])
+
+    def _reason_to_stop(self, launched: Sequence[GridPoint], rest: Sequence[GridPoint]) -> str:
+        """Returns why the remaining jobs should not be started; empty where they should."""
+        failed = [job for job in launched if self.outcomes[job.key].error and not self.outcomes[job.key].in_use]
+        if not failed:
+            return ""
+        if self._fail_fast:
+            return f"sweep.fail_fast=true: {failed[0].name} failed"
+        mistake = self.outcomes[launched[0].key].mistake
+        if len(launched) == 1 and mistake and is_shared(mistake, launched[0], rest):
+            return f"{launched[0].name} failed by a mistake that all jobs share"
+        return ""
+
+    def _in_use(self, job: GridPoint) -> bool:
+        folder = self.folder / job.folder
+        return folder.is_dir() and run_folder.is_locked(folder)
+
+    def _wait_for_others(self, jobs: Sequence[GridPoint]) -> None:
+        """Takes the results of jobs that other sweeps run, and runs those that end without one."""
+        for job in jobs:
+            echo(f"{job.name} runs in another sweep; waiting for it")
+            while self.outcomes[job.key].in_use:
+                while self._in_use(job):
+                    time.sleep(POLL_SECONDS)
+                if not self.take_result(job):
+                    self._launch([job], [job], 1)
 
     def take_result(self, job: GridPoint) -> bool:
         """Takes the result of a job if it is complete, whatever sweep ran it.
@@ -79,6 +116,7 @@ class JobRunner:
         if folder is None:
             return False
         result = run_folder.read_metrics(folder)
+        self._time_left.add(job.values, float(result.get("seconds", 0)))
         self.outcomes[job.key] = Outcome(score=float(result["score"]))
         tracking = replace(job.config.tracking, parent=self._sweep.run_id, run_name=job.name)
         self._sweep.adopt(replace(job.config, tracking=tracking), folder, result)
@@ -94,11 +132,15 @@ class JobRunner:
             return 1 if in_process or self._fail_fast else max(1, waiting)
         return concurrent_jobs(self._options) if self._fail_fast else max(1, waiting)
 
-    def _launch(self, jobs: Sequence[GridPoint], first: int, total: int) -> None:
-        """Runs jobs and records how each ended; one that fails does not affect the others."""
+    def _launch(self, jobs: Sequence[GridPoint], left: Sequence[GridPoint], total: int) -> None:
+        """Runs jobs, the first of those that are left, and records how each ended.
+
+        One that fails does not affect the others.
+        """
+        first = total - len(left)
         if len(jobs) == 1:
-            echo(f"job {first + 1} of {total}: {jobs[0].name}{self._remaining(first, total)}")
-        started = time.monotonic()
+            time_left = self._time_left.in_words(job.values for job in left)
+            echo(f"job {first + 1} of {total}: {jobs[0].name}{time_left}")
         try:
             returns: list[Any] = [*self._launcher.launch([self._overrides(job) for job in jobs], initial_job_idx=first)]
         except Exception as error:  # a worker that was killed takes all others with it
@@ -110,23 +152,15 @@ class JobRunner:
             else:
                 echo("the remaining jobs run one at a time, so that only the one at fault fails")
                 self._sweep.close_jobs()
-                for number, job in enumerate(jobs, first):
+                for number, job in enumerate(jobs):
                     if run_folder.find_job(self.folder, job.key) is None:
-                        self._launch([job], number, total)
-        self._seconds += time.monotonic() - started
+                        self._launch([job], left[number:], total)
         for job, returned in zip(jobs, returns, strict=True):
             if (folder := run_folder.find_job(self.folder, job.key)) is not None:
                 self._sweep.forget(folder)
                 self.take_result(job)
             elif returned is not None or job.key not in self.outcomes:
                 self.outcomes[job.key] = failure(returned)
-
-    def _remaining(self, done: int, total: int) -> str:
-        """Returns in words how long the remaining jobs take if they take as long as those before."""
-        if not done:
-            return ""
-        minutes = self._seconds / done * (total - done) / 60
-        return f" (about {minutes:.0f} min left)" if minutes >= 1 else " (less than a minute left)"
 
     def _overrides(self, job: GridPoint) -> list[str]:
         """Returns the overrides that a launcher gets for a job."""
@@ -151,7 +185,8 @@ def failure(returned: JobReturn | None) -> Outcome:
     """Returns how a job ended that left no result."""
     error = getattr(returned, "_return_value", None)
     if isinstance(error, JobFailedError):
-        return Outcome(error=str(error), unexpected=error.unexpected, stopped=error.stopped, diverged=error.diverged)
+        kind = {name: getattr(error, name) for name in ("unexpected", "stopped", "diverged", "in_use")}
+        return Outcome(error=str(error), **kind)
     message = DIED if error is None else str(error)
     return Outcome(error=message, unexpected=True)
 

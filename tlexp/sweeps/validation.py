@@ -1,8 +1,8 @@
 """Mistakes in a sweep, reported in one line before its first job."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
-from tlexp.comparison.axes import method_axes
+from tlexp.comparison.axes import REPLICATES, method_axes
 from tlexp.config.schema import Config
 from tlexp.errors import UsageError
 from tlexp.metric_names import validation_metrics
@@ -43,3 +43,30 @@ def validate_jobs(jobs: Iterable[GridPoint]) -> None:
     for config in distinct.values():
         validate_trainer(config)
         validate_monitor(config)
+
+
+def is_shared(mistake: str, failed: GridPoint, others: Sequence[GridPoint]) -> bool:
+    """Returns whether all jobs of a sweep would fail by the same mistake.
+
+    Built without training: the last one, and of each value of an axis that the failed one does not have some job.
+    """
+    from tlexp.runs.run import prepare
+
+    seen = {item for item in failed.values.items() if item[0] not in REPLICATES}
+    chosen = [others[-1]]
+    for job in others:
+        values = {item for item in job.values.items() if item[0] not in REPLICATES}
+        if values - seen:
+            chosen.append(job)
+            seen |= values
+    for job in chosen:
+        try:
+            prepare(job.config)
+        except UsageError as error:
+            if " ".join(str(error).split()) != mistake:
+                return False
+        except Exception:  # whatever it is, it is not the same
+            return False
+        else:
+            return False
+    return True
