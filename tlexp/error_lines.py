@@ -11,14 +11,15 @@ from omegaconf.errors import OmegaConfBaseException
 
 from tlexp.config.load import CONF, option_files
 from tlexp.config.schema import Config
-from tlexp.errors import JobsFailedError, TrainingDivergedError, UsageError
+from tlexp.errors import JobsFailedError, RankFailedError, TrainingDivergedError, UsageError
 
-_EXPECTED = (UsageError, TrainingDivergedError, JobsFailedError, CompactHydraException, OmegaConfBaseException)
+_OURS = (UsageError, TrainingDivergedError, RankFailedError, JobsFailedError)
+_EXPECTED = (*_OURS, CompactHydraException, OmegaConfBaseException)
 _INTO_NULL = "Unexpected type for root: NoneType"  # an assertion of OmegaConf, where an override goes into null
 
 
 def is_expected(error: Exception) -> bool:
-    """Returns whether a user can act on an error; anything else is a bug and shows its traceback."""
+    """Returns whether one line says all there is to say of an error; a bug shows its traceback."""
     return isinstance(error, _EXPECTED) or str(error) == _INTO_NULL
 
 

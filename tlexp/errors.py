@@ -20,6 +20,12 @@ class TrainingDivergedError(RuntimeError):
     exit_code = 3
 
 
+class RankFailedError(RuntimeError):
+    """A process of a job failed in a way that is not the user's mistake: in one line, since its log has the rest."""
+
+    exit_code = 1
+
+
 class JobFailedError(Exception):
     """A job's failure in a form that survives pickling between processes, which its own exception may not.
 

@@ -12,7 +12,7 @@ from tlexp import run_folder
 from tlexp.config.load import load, load_file
 from tlexp.config.schema import Config
 from tlexp.error_lines import is_expected, one_line
-from tlexp.errors import FolderInUseError, JobFailedError, TrainingDivergedError, UsageError
+from tlexp.errors import FolderInUseError, JobFailedError, RankFailedError, TrainingDivergedError, UsageError
 from tlexp.processes import is_worker
 from tlexp.signals import Stopped, stop_signals
 from tlexp.sqlite_address import sqlite_file
@@ -80,7 +80,7 @@ def run_in_hydra(cfg: DictConfig) -> float:
         if isinstance(error, FolderInUseError):  # another sweep has this job too, and this one waits for it
             raise JobFailedError(str(error), in_use=True) from None
         name = cfg.tracking.run_name or f"job {HydraConfig.get().job.num}"
-        unexpected = not is_expected(error)
-        log.error("%s failed: %s", name, one_line(error), exc_info=unexpected)
+        log.error("%s failed: %s", name, one_line(error), exc_info=not is_expected(error))
+        unexpected = not is_expected(error) or isinstance(error, RankFailedError)
         diverged = isinstance(error, TrainingDivergedError)
         raise JobFailedError(one_line(error), unexpected, diverged=diverged) from None

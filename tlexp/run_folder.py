@@ -24,6 +24,7 @@ LAST_CHECKPOINT = "last.ckpt"
 REPORT = "report.txt"
 LOCK = ".lock"
 MLFLOW_RUN_ID = "mlflow_run_id.txt"
+LOG = "tlexp.log"
 RANK_FAILURE = ".failure.json"  # how a rank tells the process that started it what went wrong
 MANIFEST = "sweep.json"
 KEY_LENGTH = 12  # of the key that the name of a job's folder ends with

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import socket
 import subprocess
 from collections.abc import Callable
@@ -223,7 +224,17 @@ def test_a_sweep_of_two_processes_a_job_trains_each_jobs_own_values(tmp_path):
         assert close(job, alone)
 
 
-def test_a_failing_rank_fails_the_job(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("how", "line"),
+    [
+        (
+            "raise RuntimeError('it fell over')",
+            r"failed \(RuntimeError: it fell over\); its traceback is in .*tlexp\.log",
+        ),
+        ("__import__('os').kill(__import__('os').getpid(), 9)", r"was ended by SIGKILL; perhaps memory was short"),
+    ],
+)
+def test_a_failing_rank_fails_the_job_in_one_line(tmp_path, monkeypatch, how, line):
     """In the middle of training, while the other rank waits for its gradients."""
     (tmp_path / "backbone").mkdir()
     (tmp_path / "backbone/falls_over.yaml").write_text("_target_: falls_over.FallsOver\nname: falls_over\n")
@@ -235,7 +246,7 @@ def test_a_failing_rank_fails_the_job(tmp_path, monkeypatch):
         "    def forward(self, x):\n"
         "        self.steps += self.training\n"
         "        if self.steps > 4 and torch.distributed.get_rank() == 1:\n"
-        "            raise RuntimeError('the second rank fell over')\n"
+        f"            {how}\n"
         "        return super().forward(x)\n"
     )
     uneven = [option for option in UNEVEN if "backbone" not in option]
@@ -243,8 +254,10 @@ def test_a_failing_rank_fails_the_job(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     done = forked(*options, cwd=tmp_path)
     assert done.returncode == 1
-    assert "the second rank fell over" in done.stderr
-    assert "a process of this job failed" in done.stderr
+    assert re.fullmatch(f"tlexp: process 1 of this job {line}", done.stderr.splitlines()[-1]), done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+    log = (only_run(tmp_path) / "tlexp.log").read_text()
+    assert ("Traceback (most recent call last)" in log and "it fell over" in log) == ("raise" in how)
     assert not (only_run(tmp_path) / "metrics.json").exists()
     client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
     (run,) = client.search_runs([client.get_experiment_by_name("tlexp").experiment_id])
@@ -258,7 +271,8 @@ def test_ranks_with_different_configurations_refuse_to_train(tmp_path):
         (tmp_path / str(alpha) / "config.yaml").write_text(yaml.safe_dump(config.without()))
     done = in_two_ranks(lambda: rank(tmp_path / os.environ["RANK"], ""), cwd=tmp_path)
     assert all(rank.returncode != 0 for rank in done)
-    assert all("train different configurations" in rank.stderr for rank in done)
+    for folder in (tmp_path / "0", tmp_path / "1"):
+        assert "train different configurations" in (folder / ".failure.json").read_text()
 
 
 @pytest.mark.parametrize(

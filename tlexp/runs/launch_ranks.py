@@ -9,14 +9,17 @@ import os
 import signal
 import subprocess
 import sys
+import traceback
+from contextlib import suppress
 from pathlib import Path
 
 from tlexp import run_folder
-from tlexp.errors import TrainingDivergedError, UsageError
+from tlexp.errors import RankFailedError, TrainingDivergedError, UsageError
 from tlexp.processes import TRACKING_URI, without_rank_variables
+from tlexp.tracking.mlflow_run import first_line
 
 GRACE_SECONDS = 45.0  # torch's launcher itself gives its processes 30
-EXPECTED_ERRORS = {error.__name__: error for error in (UsageError, TrainingDivergedError)}
+ERRORS = {error.__name__: error for error in (UsageError, TrainingDivergedError, RankFailedError)}
 
 
 def run_ranks(folder: Path, count: int, run_id: str, uri: str | None) -> None:
@@ -24,7 +27,7 @@ def run_ranks(folder: Path, count: int, run_id: str, uri: str | None) -> None:
 
     Raises:
         UsageError, TrainingDivergedError: where the ranks report one.
-        RuntimeError: if any of them fails otherwise; the others are then ended.
+        RankFailedError: if any of them fails otherwise; the others are then ended.
     """
     environment = {**without_rank_variables(), TRACKING_URI: uri or ""}
     environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // count)))
@@ -48,12 +51,27 @@ def run_ranks(folder: Path, count: int, run_id: str, uri: str | None) -> None:
         if failure.exists():
             content = json.loads(failure.read_text())
             failure.unlink()
-            raise EXPECTED_ERRORS[content["error"]](content["message"])
-        raise RuntimeError(f"a process of this job failed (exit code {code}); see its error message above")
+            raise ERRORS[content["error"]](content["message"])
+        raise RankFailedError(f"the processes of this job ended with exit code {code}")
 
 
-def report_failure(folder: Path, error: UsageError | TrainingDivergedError) -> None:
-    """Tells the process that started the ranks what went wrong; of several ranks that fail the last one is heard."""
-    kind = TrainingDivergedError if isinstance(error, TrainingDivergedError) else UsageError
-    content = {"error": kind.__name__, "message": str(error)}
-    run_folder.write_atomically(folder / run_folder.RANK_FAILURE, json.dumps(content))
+def report_failure(folder: Path, rank: int, error: Exception) -> None:
+    """Tells the process that started the ranks what went wrong; a bug's traceback goes to the job's log.
+
+    Of several ranks the first is heard: when it fails, the others do because of it.
+    """
+    for expected in (TrainingDivergedError, UsageError):
+        if isinstance(error, expected):
+            write_failure(folder, expected, str(error))
+            return
+    log = folder / run_folder.LOG
+    with log.open("a") as file:
+        file.write(f"process {rank} failed\n{''.join(traceback.format_exception(error))}")
+    reason = f"{type(error).__name__}: {first_line(error)}"
+    write_failure(folder, RankFailedError, f"process {rank} of this job failed ({reason}); its traceback is in {log}")
+
+
+def write_failure(folder: Path, kind: type[Exception], message: str) -> None:
+    """Writes what went wrong, unless another process was first."""
+    with suppress(FileExistsError), (folder / run_folder.RANK_FAILURE).open("x") as file:
+        json.dump({"error": kind.__name__, "message": message}, file)
