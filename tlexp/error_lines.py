@@ -42,7 +42,7 @@ def similar_option(name: str) -> str | None:
     section, _, key = name.rpartition(".")
     if not section and key in SYNONYMS:
         return SYNONYMS[key]
-    group = "dataset" if section in ("data.target", "data.source", "data.shifted") else section
+    group = _group(section)
     known = set() if section else {item.name for item in fields(Config)}
     if is_dataclass(kind_of := get_type_hints(Config).get(section)):
         known |= {item.name for item in fields(kind_of)}
@@ -51,6 +51,19 @@ def similar_option(name: str) -> str | None:
         known |= set(content.get(section, content) if isinstance(content, dict) else ())
     close = get_close_matches(key, known, n=1, cutoff=0.75)
     return ".".join(filter(None, (section, close[0]))) if close else None
+
+
+def _group(section: str) -> str:
+    return "dataset" if section in ("data.target", "data.source", "data.shifted") else section
+
+
+def _options_with(name: str) -> list[str]:
+    """Returns the options of a group that have a key."""
+    section, _, key = name.rpartition(".")
+    group = _group(section)
+    choice = f"{group}@{section}" if group != section else group
+    files = option_files(CONF / group)
+    return [f"{choice}={file.stem}" for file in files if key in (yaml.safe_load(file.read_text()) or {})]
 
 
 def one_line(error: Exception) -> str:
@@ -81,6 +94,8 @@ def one_line(error: Exception) -> str:
         name = key or (re.search(r"Could not override '([^']+)'", text) or ["", ""])[1]
         similar = similar_option(name) if name else None
         hint = f"did you mean {similar}? " if similar else ""
+        if similar == name:  # an option of another choice in this group
+            hint = f"it is one of {', '.join(_options_with(name))}; "
         return f"{text.split('. To append')[0].split(' Key ')[0]}: no such option; {hint}--help lists them"
     if (override := getattr(error, "override", None)) and override.endswith(","):
         return f"{override}: ends with a comma; give values without spaces between them, such as alpha=0,0.1"

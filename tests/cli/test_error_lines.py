@@ -28,6 +28,12 @@ def test_the_option_that_was_meant_is_named(wrong, meant):
         compose(wrong)
 
 
+def test_an_option_of_another_choice_is_said_to_be_one():
+    choices = r"it is one of dataset@data\.source=hf, dataset@data\.source=image_folder, .*image_table, .*text_table"
+    with pytest.raises(UsageError, match=rf"'data.source.root': no such option; {choices}; --help lists them"):
+        compose("data.source.root=[A,B]")
+
+
 def test_nothing_is_guessed_where_nothing_is_similar():
     with pytest.raises(UsageError, match="'quux': no such option; --help lists them"):
         compose("quux=1")

@@ -118,6 +118,8 @@ CASES |= {
 # Terms that are means or sums over examples, or look at weights alone; the others compare within a process.
 CASES["terms"] = ("init=source", "pretrain.batch_size=16", "alpha=0.5", "terms=[l2_sp,delta,distill,co_tuning]")
 # The chance of each picture and the balance of the classes do not depend on who draws them.
+CASES["averaged"] = ("alpha=0.5", "ema=0.9")
+CASES["accumulated"] = ("alpha=0.5", "trainer.accumulate_grad_batches=2")
 CASES["augmented"] = ("strategy=finetune", "alpha=0.5", "augment=strong", "data.sampling=balanced")
 
 

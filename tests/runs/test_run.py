@@ -348,7 +348,7 @@ def test_every_backbones_checkpoint_loads_as_plain_values(run_job, backbone):
     few = ("data.target.classes=[0,1,2]", "data.source.classes=[0,1,2]", "batch_size=6", "data.test_fraction=0.9")
     result = run_job(*BACKBONES[backbone], "init=random", "alpha=0.5", "epochs=1", *few)
     content = torch.load(result["folder"] / "best.ckpt", weights_only=True)
-    names = {"version", "backbone", "input", "classes", "config", "config_hash", "lr", "metrics", "stopped"}
+    names = {"version", "backbone", "input", "classes", "config", "config_hash", "weights", "lr", "metrics", "stopped"}
     names |= {"carried"} & set(content["tlexp"])
     assert set(content["tlexp"]) == names
     assert ("carried" in names) == (backbone == "bert")

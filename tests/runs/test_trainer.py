@@ -2,13 +2,15 @@
 
 import pandas as pd
 import pytest
+import pytorch_lightning as pl
 import torch
 
-from tests.helpers import BACKBONES, compose, each_once, fit
+from tests.helpers import BACKBONES, RESUMABLE, compose, each_once, fit, interrupted_and_not
 from tlexp import run_folder
 from tlexp.errors import UsageError
 from tlexp.runs.build import build
 from tlexp.runs.trainer import apply_model_options, make_trainer
+from tlexp.runs.trainer_options import validate_trainer
 
 FEW = ("data.target.classes=[0,1,2]", "data.source.classes=[0,1,2]", "data.test_fraction=0.9", "batch_size=5")
 JOINT = ("init=random", "alpha=0.5", "epochs=2", "lr=0.001", *FEW)
@@ -98,3 +100,68 @@ def test_a_logger_that_cannot_be_built_is_one_line(tmp_path):
     config = compose(*JOINT, "+trainer.logger={_target_: pytorch_lightning.loggers.NoLogger}")
     with pytest.raises(UsageError, match=r"trainer.logger: cannot build pytorch_lightning\.loggers\.NoLogger"):
         make_trainer(config, tmp_path, [], [])
+
+
+class Counter(pl.Callback):
+    """A callback of the user's own, with a state."""
+
+    def __init__(self, start=0):
+        self.steps = start
+
+    def on_train_batch_end(self, trainer, task, *args):
+        self.steps += 1
+        task.log("mine/steps", float(self.steps), on_step=False, on_epoch=True, batch_size=1)
+
+    def state_dict(self):
+        return {"steps": self.steps}
+
+    def load_state_dict(self, state):
+        self.steps = state["steps"]
+
+
+def test_callbacks_of_the_users_take_part_and_go_on_after_a_kill(tmp_path, monkeypatch):
+    monitor = "{_target_: pytorch_lightning.callbacks.LearningRateMonitor}"
+    options = f"+trainer.callbacks=[{{_target_: {__name__}.Counter, start: 10}},{monitor}]"
+    config = compose(*RESUMABLE, "epochs=3", options, root=tmp_path)
+    straight, broken = interrupted_and_not(config, tmp_path, monkeypatch)
+    for folder in (straight, broken):
+        (first, *_, last) = run_folder.read_history(folder)
+        assert last["mine/steps"] > first["mine/steps"] > 10
+    assert run_folder.read_history(straight) == run_folder.read_history(broken)
+
+
+@pytest.mark.parametrize(
+    ("option", "line"),
+    [
+        ("fast_dev_run=true", "trainer.fast_dev_run=True: leaves out .*; use epochs=1 trainer.limit_train_batches=1"),
+        ("overfit_batches=3", "trainer.overfit_batches=3: would validate on what is trained; use data.shots=2"),
+        ("barebones=true", "trainer.barebones=True: leaves out checkpoints and logging"),
+        ("enable_checkpointing=false", "trainer.enable_checkpointing=False: a run is tested by its best checkpoint"),
+        ("default_root_dir=x", "trainer.default_root_dir=x: is the run's folder; use hydra.run.dir="),
+        (
+            "gradient_clip=1",
+            r"trainer.gradient_clip: Lightning's Trainer has no such argument; did you mean .*_clip_val",
+        ),
+        (
+            "devices=[0]",
+            r"trainer.devices=\[0\]: numbers of GPUs, but a CPU has none; use trainer.devices=1 for as many",
+        ),
+        ("callbacks=true", "trainer.callbacks=True: give a list of nodes such as"),
+        ("callbacks={_target_: no.such.Thing}", "trainer.callbacks: cannot import no.such.Thing"),
+        (
+            "callbacks={_target_: pytorch_lightning.callbacks.StochasticWeightAveraging}",
+            ".* against the run; use ema=0",
+        ),
+        ("callbacks=[{_target_: pytorch_lightning.callbacks.RichProgressBar}]", ".*; use trainer.enable_progress_bar="),
+    ],
+)
+def test_what_the_trainer_may_not_be_told_has_a_reason_and_another_way(option, line):
+    with pytest.raises(UsageError, match=line):
+        validate_trainer(compose(f"++trainer.{option}"))
+
+
+def test_a_list_of_devices_is_for_gpus(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    validate_trainer(compose("++trainer.devices=[0]", "trainer.accelerator=auto"))
+    with pytest.raises(UsageError, match="a CPU has none"):
+        validate_trainer(compose("++trainer.devices=[0]", "trainer.accelerator=cpu"))

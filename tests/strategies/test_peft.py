@@ -5,11 +5,13 @@ import shutil
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from torch import nn
 from transformers import BertConfig
 
 from tests.helpers import BACKBONES, FILES, compose, differing, fit, options_of, random_inputs, state
 from tlexp.errors import UsageError
 from tlexp.runs.build import build
+from tlexp.strategies.peft import Peft
 
 FEW = ("data.source.classes=[0,1,2]", "data.target.classes=[0,1,2]", "batch_size=6", "data.test_fraction=0.9")
 FAMILIES = ["bert", "timm_vit", "timm_resnet", "small_cnn_batchnorm"]
@@ -84,6 +86,26 @@ def test_every_adapter_moves_and_every_weight_stays(backbone):
     assert adapters
     assert changed == adapters | {name for name in before if name.startswith("heads.")}
     assert not set(trainer.optimizers[0].state) - set(components.task.model.parameters())
+
+
+@pytest.mark.parametrize("backbone", ["bert", "timm_vit"])
+def test_all_linear_layers_get_adapters_that_move(backbone):
+    run = run_of(backbone, "strategy=lora", "strategy.targets=all-linear")
+    before = state(build(compose(*run)).task.model)
+    linear = [m for m in build(compose(*run_of(backbone))).task.model.backbone.modules() if isinstance(m, nn.Linear)]
+    components, _ = fit(compose(*run))
+    changed = differing(before, state(components.task.model))
+    adapters = {name for name in before if "lora_" in name}
+    assert len(adapters) == 2 * len(linear)
+    assert adapters <= changed
+
+
+def test_torchs_own_attention_reads_its_weights_and_gets_no_adapter():
+    attention = nn.TransformerEncoderLayer(16, 2, 32)
+    names = Peft("lora", LoraConfig(), "all-linear")._targets(attention)
+    assert names == ["linear1", "linear2"]
+    with pytest.raises(UsageError, match=r"strategy.targets=all-linear: this backbone has no linear layer"):
+        Peft("lora", LoraConfig(), "all-linear")._targets(nn.Conv2d(3, 3, 1))
 
 
 def test_biases_move_where_the_adapters_configuration_says_so():

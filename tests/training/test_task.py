@@ -9,6 +9,7 @@ from torch.nn.functional import cross_entropy
 
 from tests.helpers import compose, fit
 from tlexp.data.batches import Batch
+from tlexp.run_folder import read_history
 from tlexp.runs.build import build
 
 FEW = ("data.target.classes=[0,1,2]", "data.source.classes=[0,1,2]", "data.test_fraction=0.9", "batch_size=5")
@@ -89,6 +90,19 @@ def test_the_optimizer_really_runs_at_each_stages_rate():
     for rates in steps.rates:
         assert rates["head"] == rates["head/no_decay"] == 0.02
         assert {rates[stage] for stage in ("stem", "stage1", "stage2", "hidden")} == {0.005}
+
+
+def test_the_rates_that_are_logged_are_those_of_the_epochs_last_step(run_job):
+    """After it the cosine is at 0, which no step was ever taken with."""
+    result = run_job(*RUN, "lr=0.02", "epochs=3", "schedule=cosine", "strategy.backbone_lr_mult=0.25", "terms=[dann]")
+    history = read_history(result["folder"])
+    for row in history:
+        assert row["train/lr"] == row["train/lr/head"] > 0
+        assert row["train/lr/stem"] == pytest.approx(0.25 * row["train/lr"])
+        assert "train/lr/terms.dann" in row
+    plain = run_job(*RUN, "lr=0.02", "epochs=1", "schedule=constant", "strategy=full_transfer")
+    (row,) = read_history(plain["folder"])
+    assert [name for name in row if name.startswith("train/lr")] == ["train/lr"]
 
 
 @pytest.mark.parametrize("alpha", ["0", "0.5", "inf"])

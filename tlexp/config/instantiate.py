@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
-from hydra.utils import instantiate
+from hydra.utils import get_class, instantiate
 
 from tlexp.errors import UsageError
 
@@ -55,6 +55,18 @@ def build(group: str, node: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         if isinstance(innermost, REFUSALS):
             raise UsageError(f"{group}: cannot build {node.get('_target_')}: {reason(innermost)}") from error
         raise
+
+
+def find_class(group: str, target: str) -> type:
+    """Imports the class that a node names.
+
+    Raises:
+        UsageError: where it cannot be imported.
+    """
+    try:
+        return get_class(target)
+    except Exception as error:  # whatever goes wrong while a module of the user's is imported
+        raise UsageError(f"{group}: cannot import {target}: {reason(list(_causes(error))[-1])}") from error
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

@@ -207,6 +207,7 @@ class Config:
     batch_size: int = MISSING
     monitor: str = MISSING
     patience: int | None = None
+    ema: float | None = None
     allow_partial: bool = False
     store: str = MISSING
     cache: str = MISSING
@@ -223,6 +224,9 @@ class Config:
         _one_of("norm", self.norm, POLICIES)
         _require(0 <= self.norm_p <= 1, "norm_p", self.norm_p, "must lie in [0, 1]")
         _positive(epochs=self.epochs, lr=self.lr, batch_size=self.batch_size, patience=self.patience)
+        _require(
+            self.ema is None or 0 < self.ema < 1, "ema", self.ema, "decay of the average, in (0, 1), such as 0.999"
+        )
         ok = math.isfinite(self.cache_gb) and self.cache_gb >= 0
         _require(ok, "cache_gb", self.cache_gb, "must be finite and >= 0; 0 stores nothing")
         ok = math.isfinite(self.checkpoint_minutes) and self.checkpoint_minutes >= 0
@@ -293,6 +297,7 @@ class Config:
             batch_size=pretrain.batch_size,
             monitor="val/target/nll",
             patience=None,
+            ema=None,
         )
 
 

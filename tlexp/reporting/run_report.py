@@ -32,9 +32,10 @@ class StartReport(pl.Callback):
         console.print(facts_table("Run", start_facts(self.config, self.components, trainer)))
         console.print(data_table(self.components.data))
         groups = trainer.optimizers[0].param_groups
-        rates = {group["name"].removesuffix("/no_decay"): group["initial_lr"] for group in groups}
+        rates = {g["name"].removesuffix("/no_decay"): g["initial_lr"] for g in groups}
+        decays = {g["name"].removesuffix("/no_decay"): g.get("weight_decay", 0.0) for g in reversed(groups)}
         trained = [task.strategy.trainable(epoch) for epoch in task.optimization.epochs]
-        console.print(stage_table(task.model, rates, trained, dict(task.terms)))
+        console.print(stage_table(task.model, rates, decays, trained, dict(task.terms)))
 
 
 def start_facts(config: Config, components: RunComponents, trainer: pl.Trainer) -> dict[str, object]:
@@ -66,7 +67,7 @@ def start_facts(config: Config, components: RunComponents, trainer: pl.Trainer) 
         "resumed": f"after epoch {trainer.current_epoch}" if trainer.current_epoch else "",
         "device": f"{trainer.strategy.root_device}, precision {trainer.precision}",
         "learning rate": f"{task.lr:g}, from lr_find (lr_find.png)" if config.lr_find else "",
-        "checkpoint": f"best {config.monitor}",
+        "checkpoint": f"best {config.monitor}" + (f", of averaged weights (ema {config.ema:g})" if config.ema else ""),
         "seeds": f"seed {config.seed}, split_seed {config.split_seed}, config {config.hash}",
     }
     facts = {key: value for key, value in facts.items() if value}
@@ -108,31 +109,37 @@ def data_table(data: TransferDataModule) -> Table:
 
 
 def stage_table(
-    model: TransferModel, rates: Mapping[str, float], trained: Sequence[Set[str]], terms: Mapping[str, nn.Module]
+    model: TransferModel,
+    rates: Mapping[str, float],
+    decays: Mapping[str, float],
+    trained: Sequence[Set[str]],
+    terms: Mapping[str, nn.Module],
 ) -> Table:
-    """Returns each stage's parameters, when it trains, its mode in the first epoch and its learning rate.
+    """Returns each stage's parameters, when it trains, its mode in the first epoch, its learning rate and weight decay.
 
     Args:
         model: as it is in the first epoch.
         rates: of the stages that ever train.
+        decays: of the same, for weights; biases and other vectors have none.
         trained: the names of the stages that train, by epoch.
         terms: those with parameters of their own have a row each.
     """
-    table = Table("stage", "parameters", "trains", "mode", "lr", title="Stages", title_justify="left")
+    table = Table("stage", "parameters", "trains", "mode", "lr", "decay", title="Stages", title_justify="left")
     parameters = dict(model.named_parameters())
     for stage in model.stages:
         modes = {"train" if model.get_submodule(name).training else "eval" for name in stage.modules}
         count = sum(parameters[name].numel() for name in stage.parameters)
-        rate = f"{rates[stage.name]:g}" if stage.name in rates else "-"
+        rate, decay = (f"{known[stage.name]:g}" if stage.name in known else "-" for known in (rates, decays))
         when = epochs_in_words([stage.name in names for names in trained])
-        table.add_row(stage.name, f"{count:,}", when, " and ".join(sorted(modes)) or "-", rate)
+        table.add_row(stage.name, f"{count:,}", when, " and ".join(sorted(modes)) or "-", rate, decay)
     for name, term in terms.items():
         if count := sum(p.numel() for p in term.parameters() if p.requires_grad):
-            table.add_row(f"terms.{name}", f"{count:,}", "yes", "train", f"{rates[f'terms.{name}']:g}")
+            rate, decay = (f"{known[f'terms.{name}']:g}" for known in (rates, decays))
+            table.add_row(f"terms.{name}", f"{count:,}", "yes", "train", rate, decay)
     total = sum(p.numel() for p in model.parameters())
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
     suffix = "" if len(set(map(frozenset, trained))) == 1 else " in epoch 1"
-    table.add_row("all", f"{total:,}", f"{trainable:,}{suffix}", "", "")
+    table.add_row("all", f"{total:,}", f"{trainable:,}{suffix}", "", "", "")
     return table
 
 

@@ -32,18 +32,18 @@ from tlexp.processes import count_ranks
 from tlexp.rng import fork_rng
 from tlexp.runs.domains import open_cache, read_domain
 from tlexp.runs.init import load_weights, read_init
+from tlexp.runs.trainer_options import validate_schedule, validate_trainer
 from tlexp.runs.validation import (
     validate_alpha,
     validate_batch_norm,
     validate_monitor,
-    validate_schedule,
     validate_shifted,
     validate_sizes,
     validate_terms,
-    validate_trainer,
 )
 from tlexp.strategies.base import Strategy
 from tlexp.terms.base import Term
+from tlexp.training.average import WeightAverage
 from tlexp.training.optim import Optimization, trained_stages
 from tlexp.training.setup import RunComponents
 from tlexp.training.task import TransferTask
@@ -375,6 +375,7 @@ def build_task(
         config.seed,
         metadata,
         joint_forward=config.norm == "concat",
+        average=None if config.ema is None else WeightAverage(config.ema),
     )
 
 

@@ -40,7 +40,8 @@ class LastCheckpoint(Checkpoint):
         due = time.monotonic() - self._written >= 60 * self.minutes
         if not trainer.strategy.broadcast(due):
             return
-        metrics = {name: float(v) for name, v in trainer.callback_metrics.items() if name.startswith("train/")}
+        known = trainer.callback_metrics.items()  # those of validation have been logged, those of training not yet
+        metrics = {name: float(value) for name, value in known if not name.startswith(("val/", "test/"))}
         self.run_logger.log_metrics({"epoch": trainer.current_epoch, **metrics})
         temporary = self.file.with_suffix(".tmp")
         trainer.save_checkpoint(temporary)

@@ -22,7 +22,7 @@ from tlexp.config.schema import Config
 from tlexp.errors import UsageError
 from tlexp.models.transfer_model import TransferModel
 from tlexp.processes import count_ranks
-from tlexp.runs.validation import MODEL_OPTIONS
+from tlexp.runs.trainer_options import MODEL_OPTIONS
 
 
 def make_trainer(
@@ -37,7 +37,7 @@ def make_trainer(
     Args:
         config: the run's configuration.
         folder: where checkpoints go.
-        callbacks: of the run.
+        callbacks: of the run, beside those of `trainer.callbacks`.
         loggers: of the run, beside those of `trainer.logger`.
         has_phases: whether different stages train in different epochs, so that ranks must look which ones take part.
 
@@ -46,6 +46,7 @@ def make_trainer(
     """
     trainer = {key: value for key, value in config.trainer.items() if key not in MODEL_OPTIONS}
     user_loggers = _user_loggers(trainer.pop("logger", None), folder)
+    user_callbacks = _build(_listed(trainer.pop("callbacks", None)))
     options = {key: _build(value) for key, value in trainer.items()}
     ranks = count_ranks(options)
     if ranks > 1 and options.get("strategy", "auto") in ("auto", "ddp"):
@@ -56,9 +57,9 @@ def make_trainer(
     options["logger"] = [*loggers, *user_loggers] or False
     options["enable_progress_bar"] = any(isinstance(callback, ProgressBar) for callback in callbacks)
     fixed: dict[str, Any] = {"num_sanity_val_steps": 0, "use_distributed_sampler": False, "enable_model_summary": False}
-    own_callbacks = [SameConfig(config.hash), *callbacks]
+    all_callbacks = [SameConfig(config.hash), *callbacks, *user_callbacks]
     try:
-        return pl.Trainer(**{**options, **fixed}, callbacks=own_callbacks, default_root_dir=folder)
+        return pl.Trainer(**{**options, **fixed}, callbacks=all_callbacks, default_root_dir=folder)
     except (MisconfigurationException, TypeError, ValueError) as error:
         raise UsageError(f"trainer: Lightning refuses its options: {str(error).splitlines()[0]}") from error
 
@@ -70,6 +71,10 @@ def _build(value: Any) -> Any:
     return [_build(item) for item in value] if isinstance(value, list) else value
 
 
+def _listed(option: Any) -> list[Any]:
+    return option if isinstance(option, list) else [option] if option else []
+
+
 def _user_loggers(option: Any, folder: Path) -> list[Logger]:
     """Returns the loggers of `trainer.logger`: one, a list of them, or true for a CSV file.
 
@@ -77,9 +82,8 @@ def _user_loggers(option: Any, folder: Path) -> list[Logger]:
     """
     if option is True:
         return [CSVLogger(folder, name="")]
-    nodes = option if isinstance(option, list) else [option] if option else []
     loggers = []
-    for node in nodes:
+    for node in _listed(option):
         if not isinstance(node, dict) or "_target_" not in node:
             remedy = "give true, or a _target_ such as {_target_: pytorch_lightning.loggers.TensorBoardLogger}"
             raise UsageError(f"trainer.logger={node}: {remedy}")

@@ -1,10 +1,6 @@
 """What cannot work together, reported in one line before anything is trained."""
 
-import inspect
-import math
 from collections.abc import Collection, Mapping
-
-import pytorch_lightning as pl
 
 from tlexp.backbones.base import InputSpec, TextSpec
 from tlexp.backbones.batchnorm import has_statistics
@@ -15,67 +11,7 @@ from tlexp.data.domains import Domain
 from tlexp.errors import UsageError
 from tlexp.metric_names import higher_is_better, validation_metrics
 from tlexp.models.transfer_model import TransferModel
-from tlexp.processes import count_ranks
 from tlexp.terms.base import Term
-
-# Arguments that the Trainer gets from tlexp, or that would take the batches out of its hands.
-RESERVED = ("callbacks", "default_root_dir", "num_sanity_val_steps", "use_distributed_sampler")
-UNSUPPORTED = ("overfit_batches", "fast_dev_run", "enable_checkpointing", "barebones")
-# Options beside Lightning's own, which act on the model.
-MODEL_OPTIONS = ("compile", "channels_last")
-
-
-def validate_trainer(config: Config) -> None:
-    """Checks that the Trainer knows its options and that they leave something to train on and to select by.
-
-    Raises:
-        UsageError: for an argument that Lightning does not have, that tlexp sets itself, or that leaves nothing to do.
-    """
-    known = set(inspect.signature(pl.Trainer.__init__).parameters) - {"self", *RESERVED, *UNSUPPORTED}
-    known |= set(MODEL_OPTIONS)
-    if unknown := sorted(set(config.trainer) - known):
-        raise UsageError(f"trainer.{unknown[0]}: Lightning's Trainer has no such argument, or tlexp sets it itself")
-    epochs = config.trainer.get("max_epochs")
-    if not isinstance(epochs, int) or isinstance(epochs, bool) or epochs < 1:
-        raise UsageError(f"trainer.max_epochs={epochs}: schedule and strategy need a number above 0; use epochs=")
-    if config.trainer.get("precision") == "16-true":
-        reason = "the optimizer's steps underflow, AdamW's epsilon among them"
-        raise UsageError(f"trainer.precision=16-true: {reason}; use 16-mixed, bf16-mixed or bf16-true")
-    for limit in ("limit_train_batches", "limit_val_batches", "limit_test_batches"):
-        if config.trainer.get(limit) in (0, 0.0):
-            raise UsageError(
-                f"trainer.{limit}=0: leaves nothing to train on, validate on or test on; use a number above 0"
-            )
-    if config.lr_find and count_ranks(config.trainer) > 1:
-        remedy = "tries rates in one process; find one with trainer.devices=1, then give it as lr="
-        raise UsageError(f"lr_find=true: {remedy}")
-    if config.epochs < (interval := config.trainer.get("check_val_every_n_epoch") or 1):
-        raise UsageError(f"trainer.check_val_every_n_epoch={interval}: {config.epochs} epochs end before it; use fewer")
-
-
-def validate_schedule(config: Config, steps: int) -> None:
-    """Checks that training reaches a validation, without which no checkpoint is selected.
-
-    Args:
-        config: the run's configuration.
-        steps: batches of an epoch.
-
-    Raises:
-        UsageError: where it ends before.
-    """
-    trainer = config.trainer
-    limit = trainer.get("limit_train_batches") or 1.0
-    batches = max(1, min(steps, limit if isinstance(limit, int) else int(steps * limit)))
-    interval, epochs = trainer.get("val_check_interval") or 1.0, trainer.get("check_val_every_n_epoch", 1)
-    if isinstance(interval, int) and interval > batches and epochs is not None:
-        remedy = f"an epoch has {batches} batches; use fewer, or trainer.check_val_every_n_epoch=null to count them all"
-        raise UsageError(f"trainer.val_check_interval={interval}: {remedy}")
-    accumulated = trainer.get("accumulate_grad_batches") or 1
-    in_epoch = interval if isinstance(interval, int) else max(1, int(batches * interval))
-    first = math.ceil(in_epoch / accumulated) + math.ceil(batches / accumulated) * ((epochs or 1) - 1)
-    if (most := trainer.get("max_steps") or -1) > 0 and most < first:
-        remedy = f"ends before the first validation, after {first} steps; use that many, or trainer.val_check_interval="
-        raise UsageError(f"trainer.max_steps={most}: {remedy}")
 
 
 def validate_monitor(config: Config) -> str:

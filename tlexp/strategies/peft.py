@@ -26,7 +26,8 @@ class Peft(Strategy):
     Args:
         name: the option's name.
         adapter: a configuration of peft for a tuner that is injected into layers, without its targets.
-        targets: names of the layers, as they end; `auto` takes attention's queries and values.
+        targets: names of the layers, as they end; `auto` takes attention's queries and values, `all-linear` all linear
+            layers (Dettmers et al. 2023).
 
     Raises:
         UsageError: in `prepare`, where no such layer is there or peft refuses.
@@ -47,6 +48,8 @@ class Peft(Strategy):
         self._trained |= {stage.name for stage in model.head_stages}
 
     def _targets(self, backbone: nn.Module) -> list[str]:
+        if self.targets == "all-linear":
+            return self._linear_layers(backbone)
         if self.targets != "auto":
             return [self.targets] if isinstance(self.targets, str) else list(self.targets)
         last = {name.rpartition(".")[2] for name, child in backbone.named_modules() if isinstance(child, nn.Linear)}
@@ -58,6 +61,15 @@ class Peft(Strategy):
         remedy = f"looked for linear layers called {looked}; this backbone's linear layers: {names}"
         raise UsageError(f"strategy={self.name}: {remedy}; name layers by strategy.targets=[...]")
 
+    def _linear_layers(self, backbone: nn.Module) -> list[str]:
+        """Returns the names of all linear layers but those inside of torch's attention, which reads their weights."""
+        modules = dict(backbone.named_modules())
+        linear = [name for name, module in modules.items() if isinstance(module, nn.Linear) or _is_conv1d(module)]
+        inside = [name for name in linear if isinstance(modules[name.rpartition(".")[0]], nn.MultiheadAttention)]
+        if not (names := [name for name in linear if name not in inside]):
+            raise UsageError("strategy.targets=all-linear: this backbone has no linear layer; name layers instead")
+        return names
+
     def trainable(self, epoch: int) -> Set[str]:
         """The adapters and the heads, in every epoch."""
         return self._trained
@@ -65,6 +77,11 @@ class Peft(Strategy):
     def checkpoint_metadata(self) -> dict[str, Any]:
         """Returns the configuration of the adapters in the checkpoint."""
         return {"adapters": plain(self.adapter)}
+
+
+def _is_conv1d(module: nn.Module) -> bool:
+    """Returns whether a module is GPT-2's linear layer, which transformers calls a convolution."""
+    return type(module).__name__ == "Conv1D"
 
 
 def inject_adapters(backbone: nn.Module, stages: list[Stage], adapter: Any, name: str) -> tuple[list[Stage], set[str]]:

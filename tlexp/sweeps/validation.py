@@ -37,7 +37,8 @@ def validate_jobs(jobs: Iterable[GridPoint]) -> None:
     Raises:
         UsageError: for an option of the Trainer or a monitored metric that a job does not have.
     """
-    from tlexp.runs.validation import validate_monitor, validate_trainer  # torch only where something will train
+    from tlexp.runs.trainer_options import validate_trainer  # torch only where something will train
+    from tlexp.runs.validation import validate_monitor
 
     distinct = {(job.config.weights.roles, str(job.config.trainer)): job.config for job in jobs}
     for config in distinct.values():

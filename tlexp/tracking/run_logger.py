@@ -63,7 +63,7 @@ class RunLogger(Logger):
         if self.history and self.history[-1]["epoch"] >= epoch:  # logged already, before a checkpoint was saved
             return
         self._begin()
-        lr = {name: values.pop(name) for name in ("train/lr",) if name in values}
+        lr = {name: values.pop(name) for name in sorted(values) if name.startswith("train/lr")}
         row = {"epoch": epoch, **values, **self._validation, **lr}
         self._validation = {}
         self.history.append(row)

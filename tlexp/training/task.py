@@ -18,6 +18,7 @@ from tlexp.objective.joint import Objective
 from tlexp.rng import fork_rng, seed_globally
 from tlexp.strategies.base import Strategy
 from tlexp.terms.base import DomainOutput, StepContext, Term
+from tlexp.training.average import WeightAverage
 from tlexp.training.metrics import DomainMetrics, TermMetric, TrainingMetrics
 from tlexp.training.optim import Optimization, parameter_groups, split_by_decay, trained_stages
 
@@ -37,6 +38,7 @@ class TransferTask(pl.LightningModule):
         seed: of the named streams for dropout.
         metadata: plain values that let a checkpoint be understood without its configuration.
         joint_forward: whether all roles pass through the backbone in one batch.
+        average: of the weights, which is evaluated and kept in their place; None for the weights themselves.
     """
 
     def __init__(
@@ -50,8 +52,10 @@ class TransferTask(pl.LightningModule):
         seed: int = 0,
         metadata: dict[str, Any] | None = None,
         joint_forward: bool = False,
+        average: WeightAverage | None = None,
     ) -> None:
         super().__init__()
+        self.average = average
         self.model, self.strategy, self.objective = model, strategy, objective
         self.terms = nn.ModuleDict(dict(terms))
         self.optimization, self.lr = optimization, optimization.lr
@@ -67,6 +71,7 @@ class TransferTask(pl.LightningModule):
             }
         )
         self._steps_followed = 0
+        self._rates: dict[str, float] = {}
         # Whatever trains in some epoch has a gradient now, so that several processes agree to average it.
         model.set_trainable(trained_stages(strategy, optimization.epochs))
 
@@ -90,6 +95,11 @@ class TransferTask(pl.LightningModule):
             self.strategy.on_fit_start(self.model, self.objective, data)
             for term in self.all_terms():
                 term.on_fit_start(self.model, data)
+
+    def on_train_start(self) -> None:
+        """Starts the average, on the device of the weights."""
+        if self.average is not None:
+            self.average.start(self.model, trained_stages(self.strategy, self.optimization.epochs))
 
     def on_train_epoch_start(self) -> None:
         """Sets what trains and the randomness of this epoch from its number alone, so that a resumed run agrees."""
@@ -170,17 +180,29 @@ class TransferTask(pl.LightningModule):
         return 0.0 if trainer is None else min(1.0, trainer.global_step / int(trainer.estimated_stepping_batches))
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Lets terms follow what the optimizer has done."""
+        """Lets terms and the average follow what the optimizer has done."""
         if self.trainer.global_step == self._steps_followed:  # gradients are still being accumulated
             return
         self._steps_followed = self.trainer.global_step
         for term in self.all_terms():
             term.after_step(self.model)
+        if self.average is not None:
+            self.average.update(self.model)
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """Notes the rate that each stage is trained with; afterwards the schedule has the next step's."""
+        self._rates = {group["name"].removesuffix("/no_decay"): group["lr"] for group in optimizer.param_groups}
 
     def on_train_epoch_end(self) -> None:
-        """Logs `train/<role>/<metric>`, `train/terms/<term>` and `train/lr`."""
-        lr = self.trainer.optimizers[0].param_groups[-1]["lr"]
-        self._log("train", {"train/lr": torch.tensor(lr, dtype=torch.float64)})
+        """Logs `train/<role>/<metric>`, `train/terms/<term>` and the rates of the epoch's last step.
+
+        `train/lr` is the head's; where stages differ, `train/lr/<stage>` is that of each.
+        """
+        head = self.model.head_stages[0].name
+        rates = {"train/lr": self._rates.get(head, 0.0)}
+        if len(set(self._rates.values())) > 1:
+            rates |= {f"train/lr/{name}": rate for name, rate in self._rates.items()}
+        self._log("train", {name: torch.tensor(rate, dtype=torch.float64) for name, rate in rates.items()})
 
     def build_optimizer(self) -> Optimizer:
         """Returns an optimizer with every parameter that ever trains in exactly one named group."""
@@ -218,6 +240,13 @@ class TransferTask(pl.LightningModule):
     # Evaluation ---------------------------------------------------------------------------------------------
 
     def on_validation_epoch_start(self) -> None:
+        """Puts the average of the weights in their place."""
+        self._share_statistics()
+        if self.average is not None:
+            self.average.swap(self.model)
+            self._share_statistics()
+
+    def _share_statistics(self) -> None:
         """Averages trained running statistics over processes before they evaluate; what is frozen is not touched."""
         if self.trainer.world_size > 1:
             for buffer in self.model.trained_statistics():
@@ -237,8 +266,10 @@ class TransferTask(pl.LightningModule):
         self.metrics[f"{split}/{role}"].update(self.model(batch.inputs, role), batch.labels)  # type: ignore[operator]
 
     def on_validation_epoch_end(self) -> None:
-        """Logs `val/<role>/<metric>`."""
+        """Logs `val/<role>/<metric>` and puts the weights back."""
         self._log("val")
+        if self.average is not None:
+            self.average.swap(self.model)
 
     def on_test_epoch_end(self) -> None:
         """Logs `test/<role>/<metric>` and keeps the target's confusion matrix (classes, classes), rows true classes."""
@@ -262,12 +293,19 @@ class TransferTask(pl.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Adds what makes the file readable by itself: plain values only, so that `weights_only=True` loads it."""
         logged = self.trainer.callback_metrics.items()
+        kept = "as trained" if self.average is None else self.average.write(checkpoint, "model.")
         checkpoint["tlexp"] = {
             **self.metadata,
+            "weights": kept,
             "lr": self.lr,
             "metrics": {name: float(value) for name, value in logged if name.startswith("val/")},
             "stopped": bool(self.trainer.should_stop),
         }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Goes on with the average of the run that is resumed."""
+        if self.average is not None:
+            self.average.read(checkpoint)
 
 
 def _schedule_factor(schedule: Any, total: int, step: int) -> float:
