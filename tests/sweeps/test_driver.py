@@ -277,6 +277,23 @@ def test_a_job_that_another_sweep_runs_is_waited_for(tmp_path):
     assert len(jobs(tmp_path)) == 3
 
 
+def test_checkpoints_that_are_not_wanted_are_removed_and_their_size_is_said_before(tmp_path):
+    sweep = ("-m", *RUN, "alpha=0", "strategy=finetune,linear_probe", "lr=0.01,0.001")
+    first = forked(*sweep, "seed=0", "sweep.keep=best", cwd=tmp_path)
+    assert first.returncode == 0, first.stderr
+    assert "4 unique jobs: 0 done, 4 to run; checkpoints of about 1.42 MB each, of which the best stay" in first.stdout
+    scores = {folder: json.loads((folder / "metrics.json").read_text())["score"] for folder in jobs(tmp_path).values()}
+    kept = {file.parent for file in tmp_path.glob("outputs/jobs/*/best.ckpt")}
+    best = {min((f for f in scores if f.name.startswith(name)), key=scores.__getitem__) for name in ("fine", "linear")}
+    assert kept == best
+    none = forked(*sweep, "seed=0,1", "sweep.keep=none", cwd=tmp_path)
+    assert none.returncode == 0, none.stderr
+    assert {file.parent for file in tmp_path.glob("outputs/jobs/*/best.ckpt")} == kept, "what was done is left alone"
+    every = forked(*sweep, "seed=0,1,2", cwd=tmp_path)
+    assert "12 unique jobs: 8 done, 4 to run; checkpoints of about 5.68 MB" in every.stdout
+    assert len(list(tmp_path.glob("outputs/jobs/*/best.ckpt"))) == 2 + 4
+
+
 @pytest.mark.parametrize(
     ("options", "started"),
     [

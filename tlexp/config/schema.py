@@ -154,6 +154,7 @@ class SweepConfig:
     name: str | None = None
     out: str = MISSING
     fail_fast: bool = False
+    keep: str = "all"
     methods: list[str] | None = None
     baseline: str | None = None
     metric: str = "test/target/accuracy"
@@ -165,6 +166,7 @@ class SweepConfig:
         _positive(sweep__trials=self.trials)
         remedy = "trials are not pruned; leave it null, and use patience= or fewer epochs="
         _require(self.pruner is None, "sweep.pruner", self.pruner, remedy)
+        _one_of("sweep.keep", self.keep, ("all", "best", "none"))
         _one_of("sweep.metric", self.metric, TEST_METRICS)
         ok = self.baseline is None or "=" in self.baseline
         _require(

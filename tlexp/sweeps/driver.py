@@ -71,7 +71,7 @@ class SweepDriver:
         folder = Path(config.sweep.out).absolute() / f"{name}-{spec.key}"
         folder.mkdir(parents=True, exist_ok=True)
         with self._opened(config, folder, name) as sweep:
-            runner = JobRunner(self._launcher, self._hydra, sweep, config.sweep.fail_fast)
+            runner = JobRunner(self._launcher, self._hydra, sweep, config, [axis.name for axis in spec.axes])
             earlier = proposer.open(folder, config, concurrent_jobs(self._hydra.launcher))
             points = [point for point, _ in earlier]
             self._write_manifest(config, folder, points, sweep)

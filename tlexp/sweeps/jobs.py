@@ -12,8 +12,10 @@ from joblib import cpu_count
 from omegaconf import DictConfig
 
 from tlexp import run_folder
+from tlexp.config.schema import Config
 from tlexp.errors import JobFailedError
 from tlexp.overrides import quoted
+from tlexp.sweeps.checkpoints import CheckpointKeeper, expected_size
 from tlexp.sweeps.points import GridPoint
 from tlexp.sweeps.time_left import TimeLeft
 from tlexp.sweeps.validation import is_shared, validate_jobs
@@ -48,14 +50,20 @@ class JobRunner:
         launcher: Hydra's.
         hydra: the section `hydra` of the multirun's configuration.
         sweep: the run that jobs are nested under.
-        fail_fast: whether the first failure keeps the remaining jobs from starting.
+        config: that all jobs share.
+        axes: of the sweep.
 
     Attributes:
         outcomes: how every job so far ended, by key.
     """
 
-    def __init__(self, launcher: Launcher, hydra: DictConfig, sweep: SweepRun, fail_fast: bool) -> None:
-        self._launcher, self._options, self._sweep, self._fail_fast = launcher, hydra.launcher, sweep, fail_fast
+    def __init__(
+        self, launcher: Launcher, hydra: DictConfig, sweep: SweepRun, config: Config, axes: Sequence[str]
+    ) -> None:
+        self._launcher, self._options, self._sweep = launcher, hydra.launcher, sweep
+        self._fail_fast, self._keep = config.sweep.fail_fast, config.sweep.keep
+        self._keeper = CheckpointKeeper(config, axes)
+        self._points: dict[str, list[GridPoint]] = {}
         self.folder = jobs_folder(hydra)
         self.outcomes: dict[str, Outcome] = {}
         self._time_left = TimeLeft()
@@ -65,15 +73,18 @@ class JobRunner:
         jobs: dict[str, GridPoint] = {}
         for point in points:
             jobs.setdefault(point.key, point)
+            self._points.setdefault(point.key, []).append(point)
         waiting = [job for job in jobs.values() if not self.take_result(job)]
         validate_jobs(waiting)
         done = len(jobs) - len(waiting)
-        echo(f"{len(points)} grid points, {len(jobs)} unique jobs: {done} done, {len(waiting)} to run")
+        size = expected_size(waiting, self._keep, self.folder)
+        counts = f"{len(points)} grid points, {len(jobs)} unique jobs: {done} done, {len(waiting)} to run"
+        echo(f"{counts}; {size}" if size else counts)
         waiting.sort(key=self._in_use)  # stable: another sweep's come last
-        size = self._chunk_size(len(waiting))
-        for start in range(0, len(waiting), size):
-            launched, rest = waiting[: start + size], waiting[start + size :]
-            self._launch(waiting[start : start + size], waiting[start:], len(waiting))
+        chunk = self._chunk_size(len(waiting))
+        for start in range(0, len(waiting), chunk):
+            launched, rest = waiting[: start + chunk], waiting[start + chunk :]
+            self._launch(waiting[start : start + chunk], waiting[start:], len(waiting))
             if rest and (reason := self._reason_to_stop(launched, rest)):
                 echo(f"{reason}, so {len(rest)} jobs are not started")
                 self.outcomes |= {job.key: Outcome() for job in rest}
@@ -106,8 +117,12 @@ class JobRunner:
                 if not self.take_result(job):
                     self._launch([job], [job], 1)
 
-    def take_result(self, job: GridPoint) -> bool:
+    def take_result(self, job: GridPoint, own: bool = False) -> bool:
         """Takes the result of a job if it is complete, whatever sweep ran it.
+
+        Args:
+            job: any of its grid points.
+            own: whether this sweep has run it just now.
 
         Raises:
             UsageError: for a corrupt result.
@@ -120,6 +135,7 @@ class JobRunner:
         self.outcomes[job.key] = Outcome(score=float(result["score"]))
         tracking = replace(job.config.tracking, parent=self._sweep.run_id, run_name=job.name)
         self._sweep.adopt(replace(job.config, tracking=tracking), folder, result)
+        self._keeper.add(self._points.get(job.key, [job]), folder, float(result["score"]), own)
         return True
 
     def _chunk_size(self, waiting: int) -> int:
@@ -158,7 +174,7 @@ class JobRunner:
         for job, returned in zip(jobs, returns, strict=True):
             if (folder := run_folder.find_job(self.folder, job.key)) is not None:
                 self._sweep.forget(folder)
-                self.take_result(job)
+                self.take_result(job, own=True)
             elif returned is not None or job.key not in self.outcomes:
                 self.outcomes[job.key] = failure(returned)
 

@@ -1,0 +1,41 @@
+"""How much room the checkpoints of a sweep take."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from tests.helpers import BACKBONES, compose
+from tlexp.runs.build import build
+from tlexp.sweeps import checkpoints
+from tlexp.sweeps.checkpoints import backbone_bytes, expected_size, in_units
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_the_size_is_that_of_the_weights(backbone):
+    options = (*BACKBONES[backbone], "init=random", "alpha=0")
+    expected = backbone_bytes(compose(*options))
+    model = build(compose(*options)).task.model
+    backbone_of_it = sum(t.numel() * t.element_size() for t in model.backbone.state_dict().values())
+    assert expected == backbone_of_it
+    assert not any(tensor.is_meta for tensor in model.state_dict().values())
+
+
+def test_a_disk_that_is_too_small_is_said(monkeypatch, tmp_path):
+    jobs = [SimpleNamespace(config=compose("init=random", "alpha=0")) for _ in range(100)]
+    assert expected_size(jobs, "all", tmp_path / "not/yet/there") == "checkpoints of about 142 MB"
+    monkeypatch.setattr(checkpoints, "free_bytes", lambda folder: 1e8)
+    said = expected_size(jobs, "all", tmp_path)
+    assert said == "checkpoints of about 142 MB, but only 100 MB are free; sweep.keep=best or none keeps fewer"
+    assert expected_size(jobs, "none", tmp_path) == expected_size([], "all", tmp_path) == ""
+
+
+@pytest.mark.parametrize(("size", "text"), [(1_234, "1.23 KB"), (999_000_000, "999 MB"), (5e12, "5,000 GB")])
+def test_sizes_have_units(size, text):
+    assert in_units(size) == text
+
+
+def test_a_backbone_that_cannot_be_built_has_no_size():
+    config = compose("backbone=timm", "backbone.name=no_such_network", "init=random", "alpha=0")
+    assert backbone_bytes(config) == 0
+    assert torch.get_default_device().type == "cpu"
