@@ -44,6 +44,7 @@ def check(cfg: DictConfig) -> int:
     from tlexp.reporting import figures
     from tlexp.reporting.console import terminal
     from tlexp.reporting.data_report import print_data_report
+    from tlexp.reporting.fonts import make_readable
     from tlexp.runs.domains import open_cache, read_domain
 
     console = terminal()
@@ -61,7 +62,9 @@ def check(cfg: DictConfig) -> int:
     duplicates = find_duplicates(splits)
     print_data_report(domains, measured, find_warnings(domains, splits, duplicates), console)
     folder = Path(HydraConfig.get().runtime.output_dir).absolute()
-    figures.data_report(domains, measured, duplicates).savefig(folder / "data_report.png", dpi=110)
+    figure = figures.data_report(domains, measured, duplicates)
+    make_readable(figure)
+    figure.savefig(folder / "data_report.png", dpi=110)
     console.print(f"figure: {folder / 'data_report.png'}", soft_wrap=True, markup=False)
     for role, domain in domains.items():
         domain.check(role)

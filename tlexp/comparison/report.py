@@ -11,6 +11,8 @@ from tlexp.comparison.comparison import Comparison
 from tlexp.comparison.html import render_page, summary
 from tlexp.comparison.results import POINTS, Metrics, write_points
 from tlexp.comparison.tables import PAGE_ONLY, markdown, rich_table, write_comparison
+from tlexp.reporting.console import print_table
+from tlexp.reporting.fonts import make_readable
 
 PAGE = "comparison.html"
 
@@ -53,14 +55,15 @@ def report(manifest: Mapping[str, Any], metrics: Metrics, folder: Path, console:
     plots = {}
     for name, figure in results.figures().items():
         plots[name] = folder / f"{name}.svg"
+        make_readable(figure)
         figure.savefig(plots[name], metadata={"Date": None})
     write_comparison(folder / "comparison.csv", results, rows)
     write_points(folder / POINTS, results)
     (folder / PAGE).write_text(render_page(results, rows, effects, plots))
-    console.print(rich_table(f"Comparison: {results.name}", results.table(), PAGE_ONLY))
+    print_table(console, rich_table(f"Comparison: {results.name}", results.table(), PAGE_ONLY))
     if len({effect.alpha for effect in effects}) > 1 and results.methods != ["alpha"]:
-        console.print(rich_table("Effect of the source", results.source_effects()))
-    console.print(rich_table("Cost", results.costs()))
+        print_table(console, rich_table("Effect of the source", results.source_effects()))
+    print_table(console, rich_table("Cost", results.costs()))
     for line in (*results.notes(), f"page: {folder / PAGE}"):
         console.print(line, soft_wrap=True, markup=False)
     best = next(row for row in rows if row.selected)

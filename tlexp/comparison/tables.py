@@ -21,6 +21,7 @@ from tlexp.comparison.analysis import (
 from tlexp.comparison.axes import describe
 from tlexp.comparison.results import SweepResults
 from tlexp.comparison.statistics import Interval
+from tlexp.reporting.console import shorten_paths
 
 COSTS = {
     "trainable_parameters": "trainable params",
@@ -29,6 +30,7 @@ COSTS = {
     "peak_memory_mib": "memory (MiB)",
 }
 REPETITIONS_FOR_A_CLAIM = 10  # with fewer, exact tests cannot reject in a family of any size
+LONGEST_PATH = 24  # characters shown of a path
 PAGE_ONLY = ("validation", "d_z")  # columns that a terminal has no room for
 
 
@@ -204,12 +206,12 @@ def _label_notes(results: SweepResults, rows: Sequence[MethodResult]) -> list[st
 
 def rich_table(title: str, table: pd.DataFrame, without: Sequence[str] = ()) -> Table:
     """Returns a table for the terminal."""
-    shown = table.drop(columns=[*without], errors="ignore")
+    shown = table.drop(columns=[*without], errors="ignore").map(lambda cell: shorten_paths(cell, LONGEST_PATH))
     rich = Table(title=escape(title), title_justify="left")
     for column in map(str, shown):
         keep_whole = column in ("method", "test") or column.startswith("difference")
         min_width = 14 if column == "selected by validation" else None
-        rich.add_column(escape(column), no_wrap=keep_whole, min_width=min_width)
+        rich.add_column(escape(column), no_wrap=keep_whole, min_width=min_width, overflow="fold")
     for row in shown.itertuples(index=False):
         rich.add_row(*map(escape, row))
     return rich

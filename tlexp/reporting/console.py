@@ -1,5 +1,6 @@
 """Where a run's output goes. It is handed to whoever prints, so that a job of a sweep can keep its report in a file."""
 
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,13 +8,31 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
+from rich.measure import Measurement
+from rich.table import Table
 
 WIDTH = 120  # of reports in files and pipes
+WIDEST = 1000  # of a table in them
 
 
 def terminal() -> Console:
     """Returns a console on standard output."""
     return Console(width=None if sys.stdout.isatty() else WIDTH, highlight=False)
+
+
+def shorten_paths(text: str, longest: int) -> str:
+    """Returns a text in which long paths are cut to their ends, which tell them apart."""
+    return re.sub(rf"/[^\s,]{{{longest},}}", lambda found: "..." + found[0][-longest:], text)
+
+
+def print_table(console: Console, table: Table) -> None:
+    """Prints a table whole: a terminal folds its cells, while a file or a pipe is as wide as the table needs."""
+    width = console.width
+    if not console.is_terminal:
+        wide = console.options.update(max_width=WIDEST)
+        console.width = max(width, Measurement.get(console, wide, table).maximum)
+    console.print(table)
+    console.width = width
 
 
 @dataclass(frozen=True)

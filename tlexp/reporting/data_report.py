@@ -11,6 +11,7 @@ from rich.table import Table
 from tlexp.data.domains import Domain
 from tlexp.data.quality.scan import Facts
 from tlexp.data.samples import SPLITS, Samples
+from tlexp.reporting.console import print_table
 
 LIMIT = 15  # rows shown of a long list
 
@@ -42,7 +43,7 @@ def print_data_report(
         }
         title = f"{role}: {samples.name}" + (f", {len(samples.skipped):,} skipped" if samples.skipped else "")
         console.print(facts_table(title, {key: value for key, value in rows.items() if value}))
-        console.print(class_table(domain))
+        print_table(console, class_table(domain))
     console.print(*warnings or ["no warnings"], sep="\n", markup=False)
 
 

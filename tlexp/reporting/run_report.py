@@ -12,7 +12,7 @@ from torch import nn
 from tlexp.config.schema import Config, ui_command
 from tlexp.data.datamodule import TransferDataModule
 from tlexp.models.transfer_model import TransferModel
-from tlexp.reporting.console import Output
+from tlexp.reporting.console import Output, print_table
 from tlexp.reporting.data_report import facts_table
 from tlexp.training.setup import RunComponents
 
@@ -30,12 +30,12 @@ class StartReport(pl.Callback):
         pl_module.train()
         console, task = self.output.report, self.components.task
         console.print(facts_table("Run", start_facts(self.config, self.components, trainer)))
-        console.print(data_table(self.components.data))
+        print_table(console, data_table(self.components.data))
         groups = trainer.optimizers[0].param_groups
         rates = {g["name"].removesuffix("/no_decay"): g["initial_lr"] for g in groups}
         decays = {g["name"].removesuffix("/no_decay"): g.get("weight_decay", 0.0) for g in reversed(groups)}
         trained = [task.strategy.trainable(epoch) for epoch in task.optimization.epochs]
-        console.print(stage_table(task.model, rates, decays, trained, dict(task.terms)))
+        print_table(console, stage_table(task.model, rates, decays, trained, dict(task.terms)))
 
 
 def start_facts(config: Config, components: RunComponents, trainer: pl.Trainer) -> dict[str, object]:

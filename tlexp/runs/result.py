@@ -8,6 +8,7 @@ import pytorch_lightning as pl
 from tlexp import run_folder
 from tlexp.config.schema import Config
 from tlexp.reporting import figures
+from tlexp.reporting.fonts import make_readable
 from tlexp.runs.source_weights import source_folder
 from tlexp.tracking.mlflow_run import MLflowRun
 from tlexp.training.metrics import wilson_interval
@@ -83,5 +84,6 @@ def record_result(
 
 def save_figure(figure: "Figure", name: str, folder: Path, mlflow_run: MLflowRun) -> None:
     """Saves a figure in the folder and in the MLflow run."""
+    make_readable(figure)
     figure.savefig(folder / name, dpi=110)
     mlflow_run.log_artifact(folder / name, "pictures")

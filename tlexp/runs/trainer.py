@@ -118,6 +118,7 @@ def quiet() -> Iterator[None]:
             ".*`isinstance.treespec, LeafSpec.` is deprecated",  # Lightning's own use of torch
             "Grad strides do not match bucket view strides",  # 1x1 images of small networks, without effect
             ".*is smaller than the logging interval",  # metrics are logged by epoch
+            ".*`srun` command is available",  # a machine with Slurm; processes are started by this program
         ):
             warnings.filterwarnings("ignore", message)
         yield

@@ -104,8 +104,12 @@ class JobRunner:
         return ""
 
     def _in_use(self, job: GridPoint) -> bool:
-        folder = self.folder / job.folder
+        folder = self._folder_of(job)
         return folder.is_dir() and run_folder.is_locked(folder)
+
+    def _folder_of(self, job: GridPoint) -> Path:
+        """Returns the folder of a job, which another sweep may have begun under the name of its own axes."""
+        return next(iter(sorted(self.folder.glob(f"*-{job.key}"))), self.folder / job.folder)
 
     def _wait_for_others(self, jobs: Sequence[GridPoint]) -> None:
         """Takes the results of jobs that other sweeps run, and runs those that end without one."""
@@ -180,7 +184,7 @@ class JobRunner:
 
     def _overrides(self, job: GridPoint) -> list[str]:
         """Returns the overrides that a launcher gets for a job."""
-        folder = [f"hydra.sweep.dir={quoted(str(self.folder))}", f"hydra.sweep.subdir={job.folder}"]
+        folder = [f"hydra.sweep.dir={quoted(str(self.folder))}", f"hydra.sweep.subdir={self._folder_of(job).name}"]
         run_id = self._sweep.run_id
         nested = [f"tracking.parent={run_id}", f"tracking.run_name={job.name}"] if run_id else []
         return [*job.overrides, *nested, *folder]

@@ -16,6 +16,7 @@ from tlexp.config.load import load
 from tlexp.config.schema import NOT_HASHED, TRAINER_NOT_HASHED, Config
 from tlexp.errors import UsageError
 from tlexp.fingerprint import content_key
+from tlexp.reporting.console import shorten_paths
 from tlexp.sweeps.job_key import is_inert, job_key
 
 if TYPE_CHECKING:
@@ -30,6 +31,8 @@ ABBREVIATIONS = {
     "data.draw": "d",
     "data.shots": "n",
 }
+IN_LABEL = ("strategy", "data", "alpha", "seed")  # axes that a configuration's own label shows
+LONGEST_PATH = 24  # characters of a path in a name
 
 
 @dataclass(frozen=True)
@@ -93,17 +96,20 @@ class GridPoint:
 
     @property
     def folder(self) -> str:
-        """The name of the job's folder: readable, and ending with its key."""
-        return f"{re.sub(r'[^A-Za-z0-9_.+-]', '_', self.config.label)[:80]}-{self.key}"
+        """The name of the job's folder: what the job is, the values of the other axes, and the key at its end."""
+        others = [axis for axis in naming_order(self.values) if axis not in IN_LABEL]
+        name = "-".join([self.config.label, *(self._short(axis) for axis in others)])
+        return f"{re.sub(r'[^A-Za-z0-9_.+-]+', '_', name)[:100]}-{self.key}"
 
     @property
     def name(self) -> str:
         """The name of its run in MLflow: the values that vary."""
-        parts = [
-            f"{ABBREVIATIONS.get(axis, axis.rsplit('.', 1)[-1])}{shorten_number(self.values[axis])}"
-            for axis in naming_order(self.values)
-        ]
+        parts = [self._short(axis) for axis in naming_order(self.values)]
         return re.sub(r"[^A-Za-z0-9_.+-]+", "_", "-".join(parts) or self.config.label)[:100]
+
+    def _short(self, axis: str) -> str:
+        value = shorten_paths(shorten_number(self.values[axis]), LONGEST_PATH)
+        return f"{ABBREVIATIONS.get(axis, axis.rsplit('.', 1)[-1])}{value}"
 
 
 class Composer:
