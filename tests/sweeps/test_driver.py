@@ -420,6 +420,10 @@ def test_odd_folders_torn_results_and_records_that_lack_their_end(tmp_path):
         (("sweep.baseline='lr=0.1'",), "sweep.baseline=lr=0.1: not in this sweep; choose one of strategy, alpha"),
         (("sweep.baseline='alpha=0'",), "sweep.baseline=alpha=0: alpha is not compared but selected by validation"),
         (("sweep.methods=[lr]",), "sweep.methods: lr is not an axis of this sweep; choose of strategy, alpha"),
+        (
+            ("sweep.methods=[data]", "data=mnist_to_digits,digits_to_mnist"),
+            "sweep.methods: data: its values have different",
+        ),
         (("monitor=val/target/acc",), "monitor=val/target/acc: no such metric; choose one of val/target/accuracy"),
         (("sweep.trials=2", "monitor=val/target/acc"), "monitor=val/target/acc: no such metric"),
         (("data.root=x",), "Could not override 'data.root'"),
@@ -465,6 +469,23 @@ def test_another_question_after_the_results_is_said_to_be_post_hoc(tmp_path):
     again = forked(*sweep, cwd=tmp_path)
     assert "2 done, 0 to run" in again.stdout
     assert said not in again.stdout, "the question of the first command"
+
+
+def test_an_experiment_that_changes_the_data_is_a_problem_too(tmp_path):
+    """What an axis does counts, not its name."""
+    for name, classes in (("low", "[0,1]"), ("high", "[2,3]")):
+        (tmp_path / f"experiment/{name}.yaml").parent.mkdir(exist_ok=True)
+        text = f"# @package _global_\ndata: {{target: {{classes: {classes}}}, source: null}}\nlr: 0.01\n"
+        (tmp_path / f"experiment/{name}.yaml").write_text(text)
+    base = ("--config-dir", str(tmp_path), "-m", *RUN, "tracking=none", "experiment=low,high", "seed=0,1")
+    done = forked(*base, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "difference vs" not in done.stdout
+    assert "t-test" not in done.stdout
+    (manifest,) = tmp_path.glob("outputs/sweeps/*/sweep.json")
+    assert json.loads(manifest.read_text())["other_tests"] == ["experiment"]
+    both = forked(*base, "strategy=finetune,linear_probe", cwd=tmp_path)
+    assert "2 paired t-tests vs linear_probe" in both.stdout, "one on each problem"
 
 
 def test_a_sweep_over_test_sets_compares_nothing_and_shows_each(tmp_path):

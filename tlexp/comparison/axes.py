@@ -1,7 +1,7 @@
 """What the axes of a sweep stand for: problems, methods that are compared on them, tuned values and repetitions."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 Values = tuple[tuple[str, str], ...]  # pairs of an axis and its value, written as on the command line
 
@@ -16,8 +16,14 @@ NO_TERMS = ("terms", "[]")  # shown only where nothing else is
 ABSENT = "-"  # the value of an axis that another sweep of a comparison has
 
 
-def method_axes(axes: Sequence[str]) -> list[str]:
-    """Returns the axes whose values are compared unless the configuration says otherwise."""
+def method_axes(axes: Sequence[str], other_tests: Collection[str] = ()) -> list[str]:
+    """Returns the axes whose values are compared unless the configuration says otherwise.
+
+    Args:
+        axes: of the sweep.
+        other_tests: those of them, such as `experiment`, whose values turned out to have different test sets.
+    """
+    axes = [axis for axis in axes if axis not in other_tests]
     for kind in METHOD_AXES:
         if present := [axis for axis in axes if axis in kind]:
             return present

@@ -80,9 +80,10 @@ class SweepResults:
         self.changed: list[str] = manifest.get("changed", [])
         self.axes: list[str] = manifest["axes"]
         self.replicates = [axis for axis in self.axes if axis in REPLICATES]
-        self.methods = method_axes(self.axes) if manifest["methods"] is None else list(manifest["methods"])
+        self._other_tests: list[str] = manifest.get("other_tests", [])
+        self.methods = compared_axes(manifest)
         others = [axis for axis in self.axes if axis not in (*self.replicates, *self.methods)]
-        self.problems = [axis for axis in others if is_problem(axis)]
+        self.problems = [axis for axis in others if is_problem(axis) or axis in self._other_tests]
         self.tuned = [axis for axis in others if axis not in self.problems]
         self.frame = tidy_frame(manifest["points"], metrics)
         self.values = {axis: self.frame[axis].unique().tolist() for axis in self.axes}
@@ -103,7 +104,7 @@ class SweepResults:
             raise UsageError(f"{baseline}: not in {self.name}; choose one of {known}")
         if unknown := [name for name in (*self.methods, *([axis] if axis else [])) if name not in self.axes]:
             raise UsageError(f"{unknown[0]}: not an axis of {self.name}; choose one of {', '.join(self.axes)}")
-        if different := [name for name in self.methods if changes_test_set(name)]:
+        if different := [name for name in self.methods if changes_test_set(name) or name in self._other_tests]:
             remedy = "its values have different test sets, so they are problems and no methods; leave it out"
             raise UsageError(f"methods={','.join(self.methods)}: {different[0]}: {remedy}")
         if axis and axis not in self.methods and not self.searched:
@@ -227,10 +228,16 @@ def read_comparison(folder: Path) -> tuple[dict[str, Any], dict[str, dict[str, f
     return manifest, metrics
 
 
+def compared_axes(manifest: Mapping[str, Any]) -> list[str]:
+    """Returns the axes whose values a sweep compares: those it declares, or those that its axes suggest."""
+    if manifest["methods"] is not None:
+        return list(manifest["methods"])
+    return method_axes(manifest["axes"], manifest.get("other_tests", ()))
+
+
 def with_questions(manifest: Mapping[str, Any], asked: Mapping[str, Any]) -> dict[str, Any]:
     """Returns a sweep's manifest with other questions than its own, which notes name; None leaves one as it is."""
-    methods = method_axes(manifest["axes"]) if manifest["methods"] is None else manifest["methods"]
-    own = {**manifest, "methods": methods}
+    own = {**manifest, "methods": compared_axes(manifest)}
     changed = {key: value for key, value in asked.items() if value is not None and value != own[key]}
     return {**manifest, **changed, "changed": [*manifest.get("changed", ()), *changed]}
 

@@ -11,6 +11,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 from tlexp import run_folder
+from tlexp.comparison.axes import REPLICATES
 from tlexp.config.schema import Config, ui_command
 from tlexp.errors import JobsFailedError
 from tlexp.processes import CONCURRENT_JOBS, SWEEP_OWNER
@@ -155,6 +156,7 @@ class SweepDriver:
         manifest = {
             "name": folder.name,
             "axes": [axis.name for axis in spec.axes],
+            "other_tests": axes_with_other_tests([axis.name for axis in spec.axes], points),
             "methods": methods,
             "searched": config.sweep.trials is not None,
             "baseline": config.sweep.baseline,
@@ -174,6 +176,20 @@ class SweepDriver:
         sweep.run.log_artifact(folder / run_folder.MANIFEST)
         sweep.describe(manifest)
         return manifest
+
+
+def axes_with_other_tests(axes: Sequence[str], points: Sequence[GridPoint]) -> list[str]:
+    """Returns the axes, whatever their names, along which the target's data or their splits differ."""
+    found = []
+    for axis in axes:
+        tests: dict[tuple[str, ...], set[str]] = {}
+        for point in points:
+            data = point.config.data
+            others = tuple(value for name, value in point.values.items() if name != axis)
+            tests.setdefault(others, set()).add(f"{data.target} {data.test_fraction}")
+        if axis not in REPLICATES and any(len(different) > 1 for different in tests.values()):
+            found.append(axis)
+    return found
 
 
 def task_of(config: Config) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
-from tlexp.comparison.axes import REPLICATES, method_axes
+from tlexp.comparison.axes import REPLICATES, changes_test_set, method_axes
 from tlexp.config.schema import Config
 from tlexp.errors import UsageError
 from tlexp.metric_names import validation_metrics
@@ -27,6 +27,9 @@ def validate_spec(config: Config, spec: SweepSpec) -> None:
     if config.sweep.baseline and config.sweep.trials is None and axis not in methods:
         remedy = f"{axis} is not compared but selected by validation; add sweep.methods=[{axis}]"
         raise UsageError(f"sweep.baseline={config.sweep.baseline}: {remedy}")
+    if different := [axis for axis in methods if changes_test_set(axis)]:
+        remedy = "its values have different test sets, so they are problems and no methods; leave it out"
+        raise UsageError(f"sweep.methods: {different[0]}: {remedy}")
     if unknown := [axis for axis in config.sweep.methods or () if axis not in values]:
         raise UsageError(f"sweep.methods: {unknown[0]} is not an axis of this sweep; choose of {', '.join(values)}")
 
