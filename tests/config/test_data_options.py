@@ -104,3 +104,11 @@ def test_an_option_of_a_source_that_is_not_there_is_a_mistake():
         compose("data=images", "data.target.root=photos", "data.source.classes=[a,b]", "init=random")
     with pytest.raises(UsageError, match="choose an option first, such as dataset@data"):
         compose("data=named", "dataset@data.target=digits", "data.source.root=photos")
+
+
+def test_tables_of_one_folder_are_named_by_their_files(tmp_path):
+    options = ["data=text_table", "data.target.root=text", "data.source.root=text", "init=random"]
+    config = compose(*options, "data.target.train=reviews.csv", "data.source.train=notes.csv", root=tmp_path)
+    assert (config.data.target["name"], config.data.source["name"]) == ("text", "text-notes")
+    same = compose(*options, "data.target.train=reviews.csv", "data.source.train=reviews.csv", root=tmp_path)
+    assert same.data.source["name"] == "text-reviews"

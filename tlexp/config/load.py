@@ -144,8 +144,11 @@ def _name_apart(data: DataConfig) -> None:
 
 
 def _distinct_name(node: dict[str, Any], others: list[dict[str, Any]], role: str) -> str:
-    """Returns the name below the folders that tell its location from those of the others, or else with its role."""
+    """Returns the name with what tells its location from those of the others, a file or folders, or else its role."""
     name, taken = str(node["name"]), [other.get("name") for other in others]
+    train = Path(str(node.get("train") or ""))
+    if train.suffix and (of_file := f"{name}-{train.stem}") not in taken:  # tables of one folder
+        return of_file
     parts, theirs = _parts(node), [_parts(other) for other in others]
     for count in range(2, len(parts)):
         longer = "-".join([*parts[-count:-1], name])
