@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torchvision.transforms import v2
 
 from tests.helpers import compose, tree
 from tlexp.backbones.base import InputSpec
-from tlexp.data.augment import Augment
+from tlexp.data.augment import Augment, is_reproducible
 from tlexp.errors import UsageError
 from tlexp.objective.joint import BatchMixing, CrossEntropy, balanced_weights
 from tlexp.runs.build import build
@@ -98,6 +99,21 @@ class Own(Augment):
         return shift
 
 
+class Seeded(Augment):
+    """A generator of its own whose seed is fixed: its numbers depend on the order of the images."""
+
+    def transform(self, spec):
+        generator = np.random.default_rng(0)
+        return lambda image: image.roll(int(generator.integers(8)), 1)
+
+
+class Larger(Augment):
+    """A recipe for images that are larger than the network's input."""
+
+    def transform(self, spec):
+        return v2.RandomCrop(2 * spec.size)
+
+
 OWN = ("augment=none", "augment.name=own", f"augment._target_={__name__}.Own")
 
 
@@ -117,6 +133,9 @@ def test_a_recipe_with_a_generator_of_its_own_is_named(photos):
     assert not any("augment=" in notice for notice in build(run(photos, *OWN)).notices)
     notices = build(run(photos, *OWN, "+augment.generator=true")).notices
     assert any(notice.startswith("augment=own: has random numbers of its own") for notice in notices)
+    spec = InputSpec(3, 32, (0.5,) * 3, (0.25,) * 3)
+    assert not is_reproducible(Seeded("seeded"), spec)
+    assert is_reproducible(Larger("larger"), spec), "real images may be larger than those it is tried on"
 
 
 def test_none_is_the_evaluation_to_the_bit(photos):

@@ -1,5 +1,6 @@
 """Classes that look the same, within a data set and between the domains of a run."""
 
+import time
 import unicodedata
 
 import pytest
@@ -40,6 +41,14 @@ def test_names_that_differ_are_left_alone():
     assert nearly_the_same(["a", "b"], ["a", "b"]) == nearly_the_same(["a"], ["b"]) == ""
     assert difference(["a", "b"], ["b", "a"]) == "they are in another order; give both the same classes="
     assert difference(["a", "b"], ["b", *"cdef"]) == "only the target has a; only the source has c, d, e and 1 more"
+
+
+def test_thousands_of_names_are_compared_in_no_time():
+    before = time.process_time()
+    numbers, words = ([f"{kind}{index:08}" for index in range(20_000)] for kind in ("n", "word"))
+    assert nearly_the_same(numbers, words) == ""
+    assert difference(list(map(str, range(20_000))), ["x"]).endswith("and 19997 more; only the source has x")
+    assert time.process_time() - before < 10  # about 0.3 s
 
 
 def test_domains_whose_classes_look_the_same_are_told_why_there_are_two_heads(tmp_path):

@@ -87,6 +87,15 @@ def test_a_range_spans_from_black_to_white(tmp_path):
         ImageFiles((tmp_path / "units.tif",)).open(0)
 
 
+def test_dark_images_that_no_range_could_brighten_are_left_alone(tmp_path):
+    for label in "ab":
+        (tmp_path / label).mkdir()
+        for index in range(12):
+            pixels = np.random.default_rng((ord(label), index)).integers(0, 16, (64, 64, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / label / f"{index}.png")
+    assert not any("black" in line for line in (*said_by_run(tmp_path), *said_by_check(tmp_path)))
+
+
 def test_another_range_is_not_taken_from_the_cache(tmp_path):
     folder, cache = scans(tmp_path / "scans"), Cache(tmp_path / "cache", 10**9)
     for value_range in (None, [0, 4095], [0, 2000]):
@@ -126,11 +135,10 @@ def test_several_frames_are_pointed_out(tmp_path, ending, said):
         for index in range(10):
             pages[0].save(folder / label / f"film{index}.{ending}", save_all=True, append_images=pages[1:])
             pages[0].save(folder / label / f"still{index}.{ending}")
-    line = next(line for line in said(folder) if "several frames" in line)
+    (line,) = (line for line in said(folder) if "several frames" in line)
     assert "images have several frames, of which the first is used, such as " in line
     assert line.endswith(f".{ending} (3 frames)")
-    if said is said_by_check:
-        assert line.startswith("target: 20 images")
+    assert line.startswith("target: 20 images")
 
 
 def test_the_first_frame_is_what_it_was(tmp_path):

@@ -51,6 +51,36 @@ def test_quotation_marks_are_read_as_programs_write_them(tmp_path):
     assert text_table(write(tmp_path, rows(row3=f'"{long}",b'))).inputs.texts[2] == long
 
 
+@pytest.mark.parametrize("columns", ["text,label", "label,text", "id,label,text", "id,text,label", "text,label,id"])
+def test_texts_of_several_lines_are_texts_wherever_the_label_is(tmp_path, columns):
+    names = columns.split(",")
+    texts = ['"line one\nline two"', '"scores:\nfood,1\nbye"', '"a, 1\nb"', "plain", '"x, ""y""\n\nz"', "plain too"] * 2
+    rows = [{"text": text, "label": str(n % 2), "id": str(n)} for n, text in enumerate(texts)]
+    content = "\n".join(",".join(row[name] for name in names) for row in rows)
+    (tmp_path / "t.csv").write_text(f"\n{columns}\n{content}\n   \n")
+    table = text_table(str(tmp_path / "t.csv"))
+    assert table.inputs.texts[:5] == ("line one\nline two", "scores:\nfood,1\nbye", "a, 1\nb", "plain", 'x, "y"\n\nz')
+    assert table.labels.tolist() == [n % 2 for n in range(12)]
+
+
+@pytest.mark.parametrize("columns", ["label,text", "id,label,text"])
+def test_an_open_quotation_mark_is_found_where_the_label_comes_first(tmp_path, columns):
+    lines = [f"{'ab'[n % 2]},text {n}" for n in range(1, 41)]
+    lines[4], lines[8] = 'b,"text 5', 'b,size 5"'
+    if columns.startswith("id"):
+        lines = [f"{n},{line}" for n, line in enumerate(lines)]
+    (tmp_path / "t.csv").write_text(f"{columns}\n" + "\n".join(lines) + "\n")
+    with pytest.raises(UsageError, match="row 5 has a quotation mark that is not closed"):
+        text_table(str(tmp_path / "t.csv"))
+
+
+def test_a_header_that_is_not_closed_is_one_line(tmp_path):
+    (tmp_path / "t.csv").write_text('text,"label\n' + "some text,a\n" * 20_000)
+    with pytest.raises(UsageError, match=r"t\.csv: (has no column label|not a readable table)") as caught:
+        text_table(str(tmp_path / "t.csv"))
+    assert len(str(caught.value)) < 1000
+
+
 def test_several_columns_of_one_name_are_refused(tmp_path):
     (tmp_path / "t.csv").write_text("text,label,text,other,other\n" + "x,a,y,1,2\nz,b,w,1,2\n")
     with pytest.raises(UsageError, match=r"t.csv: has several columns text; rename those that are not meant"):

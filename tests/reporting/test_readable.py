@@ -8,12 +8,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib import font_manager
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 from rich.console import Console
 
 from tests.helpers import QUICK, forked
 from tlexp.comparison.tables import rich_table
+from tlexp.reporting import fonts
 from tlexp.reporting.console import WIDTH, print_table, shorten_paths
 from tlexp.reporting.figures import confusion_matrix
 from tlexp.reporting.fonts import OWN, make_readable
@@ -45,6 +47,23 @@ def test_characters_that_another_font_has_are_drawn_with_it():
     assert all(family[0] == OWN and len(family) == 2 for family in families)
 
 
+def test_a_font_that_was_removed_ends_no_run(monkeypatch):
+    for function in (fonts._files, fonts._characters, fonts._fonts_with):
+        function.cache_clear()
+    gone = font_manager.FontEntry("/nowhere/gone.ttf", "A Gone Font", "normal", "normal", 400, "normal", "scalable")
+    monkeypatch.setattr(font_manager.fontManager, "ttflist", [*font_manager.fontManager.ttflist, gone])
+    assert "class 1" in drawn(confusion_matrix(np.eye(2, dtype=np.int64), ("cat", HAN)))
+    monkeypatch.undo()
+    for function in (fonts._files, fonts._characters, fonts._fonts_with):
+        function.cache_clear()
+
+
+def test_labels_that_differ_in_the_middle_only_are_numbered():
+    names = tuple(f"{'a' * 30}{letter}{'z' * 30}" for letter in "xy")
+    short = f"{'a' * 15}...{'z' * 15}"
+    assert {f"{short} (0)", f"{short} (1)"} <= set(drawn(confusion_matrix(np.eye(2, dtype=np.int64), names)))
+
+
 def test_titles_and_long_names_leave_room_for_the_figure():
     figure = Figure(layout="constrained")
     axes = figure.subplots()
@@ -68,6 +87,13 @@ def test_a_table_in_a_file_is_as_wide_as_it_needs_and_keeps_every_value():
             assert "…" not in text
         else:
             assert all(name in text for name in names)
+
+
+def test_paths_that_differ_in_front_only_are_shown_whole():
+    paths = [f"/data/set{letter}/weights/resnet50_imagenet.safetensors" for letter in "AB"]
+    console = Console(file=io.StringIO(), width=WIDTH)
+    print_table(console, rich_table("Comparison", pd.DataFrame({"init": paths, "test": ["1", "2"]})))
+    assert all(path in console.file.getvalue() for path in paths)
 
 
 @pytest.mark.parametrize(

@@ -160,6 +160,57 @@ def test_what_the_trainer_may_not_be_told_has_a_reason_and_another_way(option, l
         validate_trainer(compose(f"++trainer.{option}"))
 
 
+@pytest.mark.parametrize(
+    ("callbacks", "line"),
+    [
+        (
+            "[{_target_: pytorch_lightning.callbacks.EarlyStopping, monitor: val/target/nll}]",
+            "EarlyStopping: the run",
+        ),
+        (f"[{{_target_: {__name__}.NoCallback}}]", "NoCallback is no callback of Lightning; leave it out"),
+        (
+            f"[{{_target_: {__name__}.Counter}},{{_target_: {__name__}.Counter}}]",
+            "Counter: the run has one",
+        ),
+    ],
+)
+def test_callbacks_that_would_end_in_the_middle_of_training_are_refused_before(callbacks, line, run_job):
+    with pytest.raises(UsageError, match=line):
+        run_job(*JOINT, "patience=3", f"+trainer.callbacks={callbacks}")
+
+
+class NoCallback:
+    """Not what it is given as."""
+
+
+def make_counter():
+    return Counter(5)
+
+
+class Norm(pl.Callback):
+    """Logs within an epoch, as users log gradients."""
+
+    def on_before_optimizer_step(self, trainer, task, optimizer):
+        task.log("train/grad_norm", 1.0, batch_size=1)
+
+
+def test_what_a_callback_logs_within_an_epoch_is_added_to_its_row(run_job):
+    function = f"{{_target_: {__name__}.make_counter}}"
+    options = f"+trainer.callbacks=[{{_target_: {__name__}.Norm}},{function}]"
+    plain = run_folder.read_history(run_job(*JOINT, "trainer=default")["folder"])
+    logged = run_folder.read_history(run_job(*JOINT, options, "++trainer.log_every_n_steps=1")["folder"])
+    for ours, theirs in zip(logged, plain, strict=True):
+        assert ours["train/grad_norm"] == 1.0
+        assert {name: ours[name] for name in theirs} == theirs
+
+
+def test_a_run_with_a_checkpoint_of_the_users_can_be_resumed(tmp_path, monkeypatch):
+    monitor = "{_target_: pytorch_lightning.callbacks.ModelCheckpoint, monitor: val/target/accuracy, mode: max}"
+    config = compose(*RESUMABLE, "epochs=3", f"+trainer.callbacks=[{monitor}]", root=tmp_path)
+    straight, broken = interrupted_and_not(config, tmp_path, monkeypatch)
+    assert run_folder.read_history(straight) == run_folder.read_history(broken)
+
+
 def test_a_list_of_devices_is_for_gpus(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     validate_trainer(compose("++trainer.devices=[0]", "trainer.accelerator=auto"))

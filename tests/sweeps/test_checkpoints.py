@@ -1,5 +1,6 @@
 """How much room the checkpoints of a sweep take."""
 
+from itertools import product
 from types import SimpleNamespace
 
 import pytest
@@ -8,7 +9,7 @@ import torch
 from tests.helpers import BACKBONES, compose
 from tlexp.runs.build import build
 from tlexp.sweeps import checkpoints
-from tlexp.sweeps.checkpoints import backbone_bytes, expected_size, in_units
+from tlexp.sweeps.checkpoints import CheckpointKeeper, backbone_bytes, expected_size, in_units
 
 
 @pytest.mark.parametrize("backbone", BACKBONES)
@@ -39,3 +40,21 @@ def test_a_backbone_that_cannot_be_built_has_no_size():
     config = compose("backbone=timm", "backbone.name=no_such_network", "init=random", "alpha=0")
     assert backbone_bytes(config) == 0
     assert torch.get_default_device().type == "cpu"
+
+
+def keep(compared, points, folder):
+    """Lets a keeper see jobs in order, given as values and score; returns the folders whose checkpoints stay."""
+    keeper = CheckpointKeeper(compose("sweep.keep=best"))
+    keeper.compared = compared
+    for index, (values, score) in enumerate(points):
+        (folder / str(index)).mkdir(parents=True)
+        (folder / str(index) / "best.ckpt").touch()
+        keeper.add([SimpleNamespace(values=values)], folder / str(index), score, own=True)
+    return [index for index in range(len(points)) if (folder / str(index) / "best.ckpt").exists()]
+
+
+def test_the_best_of_each_method_and_problem_stays_and_of_a_search_one(tmp_path):
+    values = [dict(zip(("experiment", "strategy", "lr"), row, strict=True)) for row in product("ab", "xy", "12")]
+    points = [(row, float(score)) for score, row in enumerate(values)]
+    assert keep(["experiment", "strategy"], points, tmp_path / "grid") == [0, 2, 4, 6], "the lowest loss of each"
+    assert keep([], points, tmp_path / "search") == [0]

@@ -1,6 +1,7 @@
 """The time that is left, where jobs of different kinds take different times."""
 
 import math
+import time
 
 import pytest
 
@@ -23,6 +24,16 @@ def test_jobs_take_as_long_as_those_that_are_most_alike():
     assert left.seconds([point("other", "0", "0")]) == pytest.approx(55), "by its alpha, which all have"
     assert left.in_words([point("full", "0", "3")]) == " (about 2 min left)"
     assert left.in_words([point("probe", "0", "3")]) == " (less than a minute left)"
+
+
+def test_an_estimate_in_a_sweep_of_thousands_takes_no_time():
+    left = TimeLeft()
+    jobs = [point(f"s{index}", str(index % 7), "0") for index in range(4000)]
+    for job in jobs[:2000]:
+        left.add(job, 3.0)
+    before = time.process_time()
+    assert left.seconds(jobs[2000:]) == pytest.approx(2000 * 3.0)
+    assert time.process_time() - before < 5  # about 0.05 s
 
 
 def test_the_rest_of_a_sweep_does_not_jump():

@@ -85,6 +85,13 @@ def test_the_kept_checkpoint_says_which_weights_it_holds_and_is_what_was_validat
     assert plain["val/target/nll"] != result["val/target/nll"]
 
 
+@pytest.mark.parametrize("precision", ["64-true", "bf16-true"])
+def test_the_weights_come_back_to_the_bit_in_any_precision(precision):
+    runs = [(*RUN, f"trainer.precision={precision}", *more) for more in ((), ("ema=0.99",))]
+    plain, averaged = (fit(compose(*run))[0].task.model for run in runs)
+    assert not differing(state(plain), state(averaged))
+
+
 @pytest.mark.parametrize("options", [(), ("strategy=gradual_unfreezing",)])
 def test_a_run_with_an_average_goes_on_as_if_nothing_had_happened(tmp_path, monkeypatch, options):
     config = compose(*RESUMABLE, "ema=0.95", "backbone.norm=batch", "epochs=3", *options, root=tmp_path)

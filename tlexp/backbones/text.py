@@ -25,6 +25,7 @@ DROPOUTS = (
 )
 LAST = ("pooler", "norm", "final_norm", "final_layer_norm", "ln_f")  # what follows the layers
 NO_CODE = {"trust_remote_code": False}  # else a repository may ask, at a prompt, to run its own code
+TEXTS = ("an example", "the others", "0")  # which begin alike only where a special token comes first
 LONGEST = 512  # where neither tokenizer nor encoder names a limit
 
 
@@ -75,16 +76,16 @@ class TextBackbone(nn.Module):
         if gradient_checkpointing:
             self.body.activation_checkpointing_enable({"use_reentrant": False})
         try:
-            causal = self._is_causal()
+            without_values = next(self.body.parameters()).is_meta  # only its size is wanted
+            causal = not without_values and self._is_causal()
             # Other encoders count positions in ways of their own.
             self._takes_positions = causal and "position_ids" in inspect.signature(self.body.forward).parameters
-            self.num_features = measure_width(self, self.input)
+            self.num_features = self.config.hidden_size if without_values else measure_width(self, self.input)
         except (AttributeError, TypeError, ValueError) as error:
             reason = hub.first_sentence(error)
             raise UsageError(f"backbone.name={name}: not an encoder of texts ({reason}); choose a BERT-type") from error
-        first = tokenizer("example")["input_ids"][0]
-        stands_for_text = not causal and first in (tokenizer.cls_token_id, tokenizer.bos_token_id)
-        if pooling in ("cls", "pooler") and not stands_for_text:
+        starts = {tokenizer(text)["input_ids"][0] for text in TEXTS}
+        if pooling in ("cls", "pooler") and (causal or len(starts) > 1):
             reason = "has seen nothing of the text" if causal else "is a word like any other"
             raise UsageError(f"backbone.pooling={pooling}: the first token of {name} {reason}; use last or mean")
 

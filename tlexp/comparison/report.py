@@ -55,7 +55,7 @@ def report(manifest: Mapping[str, Any], metrics: Metrics, folder: Path, console:
     plots = {}
     for name, figure in results.figures().items():
         plots[name] = folder / f"{name}.svg"
-        make_readable(figure)
+        make_readable(figure, "row")
         figure.savefig(plots[name], metadata={"Date": None})
     write_comparison(folder / "comparison.csv", results, rows)
     write_points(folder / POINTS, results)

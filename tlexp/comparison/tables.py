@@ -206,7 +206,7 @@ def _label_notes(results: SweepResults, rows: Sequence[MethodResult]) -> list[st
 
 def rich_table(title: str, table: pd.DataFrame, without: Sequence[str] = ()) -> Table:
     """Returns a table for the terminal."""
-    shown = table.drop(columns=[*without], errors="ignore").map(lambda cell: shorten_paths(cell, LONGEST_PATH))
+    shown = table.drop(columns=[*without], errors="ignore").apply(_shortened)
     rich = Table(title=escape(title), title_justify="left")
     for column in map(str, shown):
         keep_whole = column in ("method", "test") or column.startswith("difference")
@@ -215,6 +215,12 @@ def rich_table(title: str, table: pd.DataFrame, without: Sequence[str] = ()) -> 
     for row in shown.itertuples(index=False):
         rich.add_row(*map(escape, row))
     return rich
+
+
+def _shortened(column: "pd.Series[Any]") -> "pd.Series[Any]":
+    """Returns a column with the ends of its long paths, where these tell them apart."""
+    short = column.map(lambda cell: shorten_paths(cell, LONGEST_PATH))
+    return short if short.nunique() == column.nunique() else column
 
 
 def markdown(results: SweepResults, rows: Sequence[MethodResult]) -> str:

@@ -1,11 +1,12 @@
 """From a node of the configuration to the object it describes."""
 
 import inspect
+import logging
 from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
-from hydra.utils import get_class, instantiate
+from hydra.utils import get_object, instantiate
 
 from tlexp.errors import UsageError
 
@@ -57,14 +58,15 @@ def build(group: str, node: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         raise
 
 
-def find_class(group: str, target: str) -> type:
-    """Imports the class that a node names.
+def find(group: str, target: str) -> Any:
+    """Imports the class or function that a node names.
 
     Raises:
         UsageError: where it cannot be imported.
     """
+    logging.getLogger("hydra.utils").setLevel(logging.CRITICAL)  # which would print what is said here
     try:
-        return get_class(target)
+        return get_object(target)
     except Exception as error:  # whatever goes wrong while a module of the user's is imported
         raise UsageError(f"{group}: cannot import {target}: {reason(list(_causes(error))[-1])}") from error
 

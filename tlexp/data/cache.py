@@ -77,7 +77,7 @@ class Pixels:
         flat: uint8 of shape (bytes,), each image as (height, width, channels).
         extents: int64 of shape (n, 3): the offset, height and width of each image.
         frames: how many frames each file has.
-        brightest: the largest value of a colour in any of them, of 255.
+        brightest: the largest value of grey images of more than eight bits, of 255; 255 if there are others.
     """
 
     flat: NDArray[np.uint8]
@@ -92,7 +92,7 @@ class Decoded(NamedTuple):
     Attributes:
         pixels: uint8 (height, width, channels).
         frames: how many frames its file has.
-        brightest: the largest value of a colour in it, of 255.
+        brightest: the largest value of a grey image of more than eight bits, of 255; else 255.
     """
 
     pixels: NDArray[np.uint8]

@@ -92,7 +92,7 @@ class TransferDataModule(pl.LightningDataModule):
         self.unlabelled = domains["target"].unlabelled() if "unlabelled" in train_roles else None
         self._all = {**domains, **({"unlabelled": self.unlabelled} if self.unlabelled else {})}
         self.frozen_features = frozen_features
-        self._image_notices: dict[str, list[str]] = {}
+        self._looks: dict[str, list[str]] = {}
         self._raw: dict[tuple[str, str], ArrayDataset] = {}
         self._datasets: dict[tuple[str, str], ArrayDataset] = {}
 
@@ -157,29 +157,39 @@ class TransferDataModule(pl.LightningDataModule):
         wanted = [(role, domain, split) for role, domain in self.domains.items() for split in domain.sizes()]
         wanted += [("unlabelled", self.unlabelled, "train")] if self.unlabelled else []
         wanted += [("shifted", self.shifted, "test")] if self.shifted else []
+        seen: dict[str, list[tuple[int, str]]] = {}
+        brightest: dict[str, int] = {}
         for role, domain, split in wanted:
             self.raw(role, split)
             if self.spec.kind == "images":
-                self._look_at(role, domain, split)
+                frames, light = self._look_at(role, domain, split)
+                seen.setdefault(role, []).extend(frames)
+                brightest[role] = max(light, brightest.get(role, 0))
+        for role, files in seen.items():
+            self._looks[role] = several_frames(*zip(*files, strict=True)) if files else []
+            if role != "unlabelled":  # whose images are the target's
+                self._looks[role] += darkness(role, brightest[role])
 
-    def _look_at(self, role: str, domain: Domain, split: str) -> None:
-        """Checks that images can be read, and keeps what is to be said about those that can."""
+    def _look_at(self, role: str, domain: Domain, split: str) -> tuple[list[tuple[int, str]], int]:
+        """Checks that a split's images can be read.
+
+        Returns:
+            The files of several frames, each with their number and its location, and the brightest value of all.
+        """
         images, indices = domain.samples.inputs, domain.indices(split)
         store = self.raw(role, split).inputs
         if store.slow:  # they would be decoded when their turn comes, which is too late for an error
             known = check_readable(images.take(indices), self.options.cache)
-            frames, brightest = [fact.frames for fact in known], max(fact.brightest for fact in known)
+            frames, brightest = [fact.frames for fact in known], max((fact.brightest for fact in known), default=0)
         else:
             frames, brightest = store.frames, store.brightest
-        notices = darkness("target" if role == "unlabelled" else role, brightest) if split == "train" else []
-        if any(count > 1 for count in frames):
-            notices += several_frames(frames, [images.location(index) for index in indices])
-        self._image_notices.setdefault(role, []).extend(notices)
+        several = [(count, images.location(indices[n])) for n, count in enumerate(frames) if count > 1]
+        return several, brightest
 
     def notices(self) -> list[str]:
         """Returns what a reader of a result should know about the data, by role."""
         notices = [f"{role}: {notice}" for role, domain in self.domains.items() for notice in domain.notices()]
-        notices += [f"{role}: {notice}" for role, said in self._image_notices.items() for notice in said]
+        notices += [f"{role}: {notice}" for role, said in self._looks.items() for notice in said]
         uncached = sorted({role for (role, _), dataset in self._raw.items() if dataset.inputs.slow})
         reason = "decoded again in every epoch, since the cache has no room for it; see cache_gb"
         return notices + [f"{role}: {reason}" for role in uncached]

@@ -13,15 +13,20 @@ LONGEST = 30  # characters shown of a path or a word
 NO_FONT = "Last Resort"  # comes with matplotlib and draws a box for every character
 
 
-def make_readable(figure: Figure) -> None:
-    """Gives the texts of a figure fonts that have their characters.
+def make_readable(figure: Figure, ticks: str = "class") -> None:
+    """Gives the texts of a figure fonts that have their characters; of long words and paths the ends are shown.
 
-    Where no font has those of a tick's label, the label becomes its number; elsewhere a question mark stands for each.
+    Args:
+        figure: changed.
+        ticks: what ticks are called that no font can label, with their number.
     """
     for axes in figure.axes:
         for axis in (axes.xaxis, axes.yaxis):
             labels = [label.get_text() for label in axis.get_ticklabels()]
-            shown = [_shortened(label) if _is_drawable(label) else f"class {n}" for n, label in enumerate(labels)]
+            drawable = [label if _is_drawable(label) else f"{ticks} {n}" for n, label in enumerate(labels)]
+            shown = [_shortened(label) for label in drawable]
+            if len(set(shown)) < len(set(drawable)):  # they differ in the middle
+                shown = [f"{label} ({n})" for n, label in enumerate(shown)]
             if shown != labels or _missing(OWN, "".join(labels)):
                 # Drawing would take the old labels again.
                 axis.set_ticklabels(shown, fontfamily=_fonts_for("".join(shown)))
@@ -76,7 +81,10 @@ def _missing(font: str, text: str) -> str:
 
 @cache
 def _characters(font: str) -> frozenset[int]:
-    return frozenset(font_manager.get_font(_files()[font]).get_charmap())
+    try:
+        return frozenset(font_manager.get_font(_files()[font]).get_charmap())
+    except Exception:  # a font that was removed, or that matplotlib cannot read: its list may be old
+        return frozenset()
 
 
 @cache

@@ -35,6 +35,10 @@ class LastCheckpoint(Checkpoint):
         self.file = run_logger.folder / run_folder.LAST_CHECKPOINT
         self._written = time.monotonic()
 
+    def state_dict(self) -> dict[str, Any]:
+        """Returns where the run is: checkpoints name each other."""
+        return {"folder": str(self.file.parent)}
+
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Saves if it is time, which one process decides, since clocks differ."""
         due = time.monotonic() - self._written >= 60 * self.minutes
@@ -83,7 +87,7 @@ def find_interrupted(config: Config, folder: Path) -> Interrupted | None:
     if metadata.get("config_hash") != config.hash:
         log.warning("%s: is of another configuration; the run starts from the beginning", file)
         return None
-    folders = [Path(state["dirpath"]) for state in content["callbacks"].values() if "dirpath" in state]
-    if moved := [path for path in folders if path.resolve() != folder.resolve()]:
-        raise UsageError(f"{folder}: this run was in {moved[0]}; move it back, or start a new one")
+    before = Path(content["callbacks"].get(LastCheckpoint.__qualname__, {}).get("folder", folder))
+    if before.resolve() != folder.resolve():
+        raise UsageError(f"{folder}: this run was in {before}; move it back, or start a new one")
     return Interrupted(file, content["epoch"] + 1, metadata.get("lr", config.lr), metadata["stopped"])

@@ -44,6 +44,7 @@ def run(config: Config, folder: Path, output: Output | None = None) -> RunResult
         if _is_complete(config, folder, output):  # by the process that held the lock until now
             return RunResult(folder)
         run_folder.write_config(folder, config.redacted())  # first, so that whatever is interrupted can resume
+        run_folder.write_owner(folder)
         try:
             if config.init == "source":
                 ensure_source_weights(config, output)

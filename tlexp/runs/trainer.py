@@ -57,7 +57,9 @@ def make_trainer(
     options["logger"] = [*loggers, *user_loggers] or False
     options["enable_progress_bar"] = any(isinstance(callback, ProgressBar) for callback in callbacks)
     fixed: dict[str, Any] = {"num_sanity_val_steps": 0, "use_distributed_sampler": False, "enable_model_summary": False}
-    all_callbacks = [SameConfig(config.hash), *callbacks, *user_callbacks]
+    # The user's first, so that the state to resume from, which is saved last, has theirs.
+    all_callbacks = [SameConfig(config.hash), *user_callbacks, *callbacks]
+    _check_states(all_callbacks, user_callbacks)
     try:
         return pl.Trainer(**{**options, **fixed}, callbacks=all_callbacks, default_root_dir=folder)
     except (MisconfigurationException, TypeError, ValueError) as error:
@@ -69,6 +71,22 @@ def _build(value: Any) -> Any:
     if isinstance(value, dict):
         return build("trainer", value)
     return [_build(item) for item in value] if isinstance(value, list) else value
+
+
+def _check_states(callbacks: Sequence[pl.Callback], own: Sequence[pl.Callback]) -> None:
+    """Checks that each callback has a state of its own, without which a run could not be resumed.
+
+    Raises:
+        UsageError: for one of the user's that repeats another one.
+    """
+    for callback in own:
+        if not isinstance(callback, pl.Callback):
+            raise UsageError(f"trainer.callbacks: {type(callback).__name__} is no callback of Lightning; leave it out")
+        has_state = type(callback).state_dict is not pl.Callback.state_dict
+        if has_state and sum(other.state_key == callback.state_key for other in callbacks) > 1:
+            name = type(callback).__name__
+            remedy = "the run has one with the same options (see patience= and monitor=); leave it out or change them"
+            raise UsageError(f"trainer.callbacks: {name}: {remedy}")
 
 
 def _listed(option: Any) -> list[Any]:

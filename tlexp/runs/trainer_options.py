@@ -9,7 +9,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 
-from tlexp.config.instantiate import find_class
+from tlexp.config.instantiate import find
 from tlexp.config.schema import Config
 from tlexp.errors import UsageError
 from tlexp.processes import count_ranks
@@ -87,7 +87,9 @@ def _validate_callbacks(nodes: Any) -> None:
         if not isinstance(node, dict) or "_target_" not in node:
             remedy = "give a list of nodes such as {_target_: pytorch_lightning.callbacks.LearningRateMonitor}"
             raise UsageError(f"trainer.callbacks={node}: {remedy}")
-        kind = find_class("trainer.callbacks", node["_target_"])
+        kind = find("trainer.callbacks", node["_target_"])
+        if not isinstance(kind, type):  # a function that makes one
+            continue
         replaced = [REPLACED_CALLBACKS[base.__name__] for base in kind.__mro__ if base.__name__ in REPLACED_CALLBACKS]
         if replaced:
             raise UsageError(f"trainer.callbacks: {kind.__name__} would work against the run; use {replaced[0]}")

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from tlexp import run_folder
-from tlexp.comparison.axes import REPLICATES, is_problem, method_axes
 from tlexp.config.schema import Config
 from tlexp.metric_names import higher_is_better
 from tlexp.sweeps.points import GridPoint
@@ -21,13 +20,14 @@ class CheckpointKeeper:
     Args:
         config: of the sweep. `sweep.keep` is `all`; `best`, of each method on each problem the job with the best
             validation value; or `none`.
-        axes: of the sweep.
+
+    Attributes:
+        compared: the axes that tell methods and problems apart.
     """
 
-    def __init__(self, config: Config, axes: Sequence[str]) -> None:
+    def __init__(self, config: Config) -> None:
         self._keep, self._sign = config.sweep.keep, 1 if higher_is_better(config.monitor) else -1
-        methods = method_axes(axes) if config.sweep.methods is None else config.sweep.methods
-        self._compared = [axis for axis in axes if axis in methods or (is_problem(axis) and axis not in REPLICATES)]
+        self.compared: Sequence[str] = ()
         self._best: dict[tuple[str, ...], tuple[float, Path]] = {}
         self._removable: set[Path] = set()
 
@@ -45,7 +45,7 @@ class CheckpointKeeper:
         if own:
             self._removable.add(folder)
         for point in points if self._keep == "best" else ():
-            group = tuple(point.values[axis] for axis in self._compared)
+            group = tuple(point.values[axis] for axis in self.compared)
             self._best[group] = max(self._best.get(group, (-float("inf"), folder)), (self._sign * score, folder))
         for path in self._removable - {best for _, best in self._best.values()}:
             (path / run_folder.BEST_CHECKPOINT).unlink(missing_ok=True)
@@ -77,19 +77,17 @@ def expected_size(jobs: Sequence[GridPoint], keep: str, folder: Path) -> str:
 
 
 def backbone_bytes(config: Config) -> int:
-    """Returns the size of a backbone's tensors, built without memory where it can be; 0 where it cannot be built."""
+    """Returns the size of a backbone's tensors, which is built without their memory; 0 where that is not possible."""
     import torch
 
     from tlexp.runs.build import build_backbone
 
-    for device in ("meta", "cpu"):
-        try:
-            with torch.device(device):
-                backbone: Any = build_backbone(config, {})
-            return sum(tensor.numel() * tensor.element_size() for tensor in backbone.state_dict().values())
-        except Exception:  # not every network can be built so; whatever is wrong is reported by its job
-            continue
-    return 0
+    try:
+        with torch.device("meta"):
+            backbone: Any = build_backbone(config, {})
+        return sum(tensor.numel() * tensor.element_size() for tensor in backbone.state_dict().values())
+    except Exception:  # not every network can be built so; whatever is wrong is reported by its job
+        return 0
 
 
 def free_bytes(folder: Path) -> int:

@@ -11,13 +11,13 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 from tlexp import run_folder
-from tlexp.comparison.axes import REPLICATES
+from tlexp.comparison.axes import REPLICATES, is_problem, method_axes
 from tlexp.config.schema import Config, ui_command
 from tlexp.errors import JobsFailedError
 from tlexp.processes import CONCURRENT_JOBS, SWEEP_OWNER
 from tlexp.signals import Stopped, stop_signals
 from tlexp.sweeps.jobs import JobRunner, Outcome, concurrent_jobs, echo, jobs_folder
-from tlexp.sweeps.points import Composer, GridPoint
+from tlexp.sweeps.points import Composer, GridPoint, axes_with_other_tests
 from tlexp.sweeps.validation import validate_spec
 from tlexp.tracking.mlflow_run import MLflowRun
 from tlexp.tracking.sweeps import SweepRun, track_sweep
@@ -72,7 +72,7 @@ class SweepDriver:
         folder = Path(config.sweep.out).absolute() / f"{name}-{spec.key}"
         folder.mkdir(parents=True, exist_ok=True)
         with self._opened(config, folder, name) as sweep:
-            runner = JobRunner(self._launcher, self._hydra, sweep, config, [axis.name for axis in spec.axes])
+            runner = JobRunner(self._launcher, self._hydra, sweep, config)
             earlier = proposer.open(folder, config, concurrent_jobs(self._hydra.launcher))
             points = [point for point, _ in earlier]
             self._write_manifest(config, folder, points, sweep)
@@ -84,12 +84,12 @@ class SweepDriver:
             }
             # The folders of these are gone, or of an old version.
             if again := [point for point, diverged in lost if not diverged]:
-                runner.evaluate(again)
+                runner.evaluate(again, self._told_apart(config, points))
             for batch in proposer.propose():
                 points += batch
                 # Before any job: the family of tests is declared here, and a kill leaves what can be compared.
                 self._write_manifest(config, folder, points, sweep)
-                runner.evaluate(batch)
+                runner.evaluate(batch, self._told_apart(config, points))
                 proposer.observe(runner.outcomes)
                 if config.sweep.fail_fast and any(outcome.error for outcome in runner.outcomes.values()):
                     break
@@ -142,6 +142,21 @@ class SweepDriver:
             local = opened.startswith("mlflow ui")
             echo(f"{opened}, then http://127.0.0.1:5000{address}" if local else opened + address)
 
+    def _declared_methods(self, config: Config) -> list[str] | None:
+        """Returns the axes that are compared; None where the axes themselves suggest them."""
+        methods = config.sweep.methods
+        if methods is None and config.sweep.trials is not None:  # values of a search are tuned, not compared
+            return [axis.name for axis in self._composer.spec.axes if axis.name in ("strategy", "terms")]
+        return methods
+
+    def _told_apart(self, config: Config, points: Sequence[GridPoint]) -> list[str]:
+        """Returns the axes of methods and of problems: of each combination the best checkpoint stays."""
+        axes = [axis.name for axis in self._composer.spec.axes]
+        other_tests, methods = axes_with_other_tests(axes, points), self._declared_methods(config)
+        methods = method_axes(axes, other_tests) if methods is None else methods
+        problems = [axis for axis in axes if is_problem(axis) or axis in other_tests]
+        return [axis for axis in axes if axis in (*methods, *problems) and axis not in REPLICATES]
+
     def _write_manifest(
         self, config: Config, folder: Path, points: Sequence[GridPoint], sweep: SweepRun
     ) -> dict[str, Any]:
@@ -150,9 +165,7 @@ class SweepDriver:
         What the first command compares is declared; what a later one compares otherwise was chosen after results.
         """
         spec = self._composer.spec
-        methods = config.sweep.methods
-        if methods is None and config.sweep.trials is not None:  # values of a search are tuned, not compared
-            methods = [axis.name for axis in spec.axes if axis.name in ("strategy", "terms")]
+        methods = self._declared_methods(config)
         manifest = {
             "name": folder.name,
             "axes": [axis.name for axis in spec.axes],
@@ -176,20 +189,6 @@ class SweepDriver:
         sweep.run.log_artifact(folder / run_folder.MANIFEST)
         sweep.describe(manifest)
         return manifest
-
-
-def axes_with_other_tests(axes: Sequence[str], points: Sequence[GridPoint]) -> list[str]:
-    """Returns the axes, whatever their names, along which the target's data or their splits differ."""
-    found = []
-    for axis in axes:
-        tests: dict[tuple[str, ...], set[str]] = {}
-        for point in points:
-            data = point.config.data
-            others = tuple(value for name, value in point.values.items() if name != axis)
-            tests.setdefault(others, set()).add(f"{data.target} {data.test_fraction}")
-        if axis not in REPLICATES and any(len(different) > 1 for different in tests.values()):
-            found.append(axis)
-    return found
 
 
 def task_of(config: Config) -> dict[str, Any]:

@@ -51,29 +51,32 @@ class JobRunner:
         hydra: the section `hydra` of the multirun's configuration.
         sweep: the run that jobs are nested under.
         config: that all jobs share.
-        axes: of the sweep.
 
     Attributes:
         outcomes: how every job so far ended, by key.
     """
 
-    def __init__(
-        self, launcher: Launcher, hydra: DictConfig, sweep: SweepRun, config: Config, axes: Sequence[str]
-    ) -> None:
+    def __init__(self, launcher: Launcher, hydra: DictConfig, sweep: SweepRun, config: Config) -> None:
         self._launcher, self._options, self._sweep = launcher, hydra.launcher, sweep
         self._fail_fast, self._keep = config.sweep.fail_fast, config.sweep.keep
-        self._keeper = CheckpointKeeper(config, axes)
+        self._keeper = CheckpointKeeper(config)
         self._points: dict[str, list[GridPoint]] = {}
         self.folder = jobs_folder(hydra)
         self.outcomes: dict[str, Outcome] = {}
         self._time_left = TimeLeft()
 
-    def evaluate(self, points: Sequence[GridPoint]) -> None:
-        """Runs the jobs of some grid points that are not complete; `outcomes` then has all of them."""
+    def evaluate(self, points: Sequence[GridPoint], compared: Sequence[str] = ()) -> None:
+        """Runs the jobs of some grid points that are not complete; `outcomes` then has all of them.
+
+        Args:
+            points: the grid points.
+            compared: the axes that tell methods and problems apart, for the checkpoints that stay.
+        """
         jobs: dict[str, GridPoint] = {}
         for point in points:
             jobs.setdefault(point.key, point)
             self._points.setdefault(point.key, []).append(point)
+        self._keeper.compared = compared
         waiting = [job for job in jobs.values() if not self.take_result(job)]
         validate_jobs(waiting)
         done = len(jobs) - len(waiting)
@@ -108,7 +111,7 @@ class JobRunner:
         return folder.is_dir() and run_folder.is_locked(folder)
 
     def _folder_of(self, job: GridPoint) -> Path:
-        """Returns the folder of a job, which another sweep may have begun under the name of its own axes."""
+        """Returns the folder of a job, which an earlier version may have begun under another name."""
         return next(iter(sorted(self.folder.glob(f"*-{job.key}"))), self.folder / job.folder)
 
     def _wait_for_others(self, jobs: Sequence[GridPoint]) -> None:
@@ -121,12 +124,8 @@ class JobRunner:
                 if not self.take_result(job):
                     self._launch([job], [job], 1)
 
-    def take_result(self, job: GridPoint, own: bool = False) -> bool:
+    def take_result(self, job: GridPoint) -> bool:
         """Takes the result of a job if it is complete, whatever sweep ran it.
-
-        Args:
-            job: any of its grid points.
-            own: whether this sweep has run it just now.
 
         Raises:
             UsageError: for a corrupt result.
@@ -139,7 +138,8 @@ class JobRunner:
         self.outcomes[job.key] = Outcome(score=float(result["score"]))
         tracking = replace(job.config.tracking, parent=self._sweep.run_id, run_name=job.name)
         self._sweep.adopt(replace(job.config, tracking=tracking), folder, result)
-        self._keeper.add(self._points.get(job.key, [job]), folder, float(result["score"]), own)
+        points = self._points.get(job.key, [job])
+        self._keeper.add(points, folder, float(result["score"]), run_folder.is_own(folder))
         return True
 
     def _chunk_size(self, waiting: int) -> int:
@@ -178,7 +178,7 @@ class JobRunner:
         for job, returned in zip(jobs, returns, strict=True):
             if (folder := run_folder.find_job(self.folder, job.key)) is not None:
                 self._sweep.forget(folder)
-                self.take_result(job, own=True)
+                self.take_result(job)
             elif returned is not None or job.key not in self.outcomes:
                 self.outcomes[job.key] = failure(returned)
 

@@ -13,7 +13,7 @@ from omegaconf import DictConfig, open_dict, read_write
 
 from tlexp.comparison.axes import REPLICATES, shorten_number
 from tlexp.config.load import load
-from tlexp.config.schema import NOT_HASHED, TRAINER_NOT_HASHED, Config
+from tlexp.config.schema import LOCATED, NOT_HASHED, TRAINER_NOT_HASHED, Config
 from tlexp.errors import UsageError
 from tlexp.fingerprint import content_key
 from tlexp.reporting.console import shorten_paths
@@ -31,7 +31,6 @@ ABBREVIATIONS = {
     "data.draw": "d",
     "data.shots": "n",
 }
-IN_LABEL = ("strategy", "data", "alpha", "seed")  # axes that a configuration's own label shows
 LONGEST_PATH = 24  # characters of a path in a name
 
 
@@ -96,10 +95,8 @@ class GridPoint:
 
     @property
     def folder(self) -> str:
-        """The name of the job's folder: what the job is, the values of the other axes, and the key at its end."""
-        others = [axis for axis in naming_order(self.values) if axis not in IN_LABEL]
-        name = "-".join([self.config.label, *(self._short(axis) for axis in others)])
-        return f"{re.sub(r'[^A-Za-z0-9_.+-]+', '_', name)[:100]}-{self.key}"
+        """The name of the job's folder, the same in every sweep that has the job: what it is, and its key."""
+        return f"{re.sub(r'[^A-Za-z0-9_.+-]+', '_', what_it_is(self.config))[:100]}-{self.key}"
 
     @property
     def name(self) -> str:
@@ -110,6 +107,22 @@ class GridPoint:
     def _short(self, axis: str) -> str:
         value = shorten_paths(shorten_number(self.values[axis]), LONGEST_PATH)
         return f"{ABBREVIATIONS.get(axis, axis.rsplit('.', 1)[-1])}{value}"
+
+
+def what_it_is(config: Config) -> str:
+    """Returns the label of a configuration with what else sweeps often vary, where it is not the default."""
+    data, recipe = config.data, config.recipe
+    target = data.target["name"] if data.name in LOCATED else ""
+    others = {
+        "": target,
+        "n": data.shots,
+        "d": data.draw or None,
+        "lr": config.lr if config.lr != recipe.lr else None,
+        "e": config.epochs if config.epochs != recipe.epochs else None,
+        "init": Path(config.init).name if config.init != recipe.init else None,
+    }
+    parts = [config.label, Path(config.backbone["name"]).name, *config.terms]
+    return "-".join([*parts, *(f"{name}{value}" for name, value in others.items() if value not in (None, ""))])
 
 
 class Composer:
@@ -164,6 +177,20 @@ def check_metric(config: Config) -> None:
     if lacks_source or (role == "shifted" and config.data.shifted is None):
         needs = "alpha above 0" if role == "source" else "a shifted test set, +dataset@data.shifted="
         raise UsageError(f"sweep.metric={config.sweep.metric}: every job must measure it, which needs {needs}")
+
+
+def axes_with_other_tests(axes: Sequence[str], points: Sequence[GridPoint]) -> list[str]:
+    """Returns the axes, whatever their names, along which the target's data or their splits differ."""
+    found = []
+    for axis in axes:
+        tests: dict[tuple[str, ...], set[str]] = {}
+        for point in points:
+            data = point.config.data
+            others = tuple(value for name, value in point.values.items() if name != axis)
+            tests.setdefault(others, set()).add(f"{data.target} {data.test_fraction}")
+        if axis not in REPLICATES and any(len(different) > 1 for different in tests.values()):
+            found.append(axis)
+    return found
 
 
 def naming_order(axes: Iterable[str]) -> list[str]:

@@ -57,7 +57,7 @@ class RunLogger(Logger):
         values = {name: float(value) for name, value in metrics.items() if name != "epoch"}
         if any(name.startswith("test/") for name in values):
             return
-        if not any(name.startswith("train/") for name in values):
+        if "train/lr" not in values:  # validation, or what a callback logs within an epoch
             self._validation.update(values)
             return
         if self.history and self.history[-1]["epoch"] >= epoch:  # logged already, before a checkpoint was saved

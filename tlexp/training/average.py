@@ -25,6 +25,7 @@ class WeightAverage:
     def __init__(self, decay: float) -> None:
         self.decay, self.steps = decay, 0
         self._values: dict[str, Tensor] = {}
+        self._aside: dict[str, Tensor] = {}  # the weights, while the average is in their place
 
     def start(self, model: TransferModel, stages: Iterable[str]) -> None:
         """Starts from the weights as they are, or goes on with the values of a checkpoint."""
@@ -37,7 +38,7 @@ class WeightAverage:
             if tensor.is_floating_point() and (name in names or name.startswith("source_statistics."))
         }
         self._values = {
-            name: self._values.get(name, tensor).detach().to(tensor.device, torch.float32, copy=True)
+            name: self._values.get(name, tensor).detach().to(tensor.device, _whole(tensor.dtype), copy=True)
             for name, tensor in tensors.items()
         }
 
@@ -46,17 +47,23 @@ class WeightAverage:
         """Takes in the weights after an optimizer step."""
         self.steps += 1
         decay = min(self.decay, (1 + self.steps) / (WARMUP + self.steps))
-        weights = [tensor.float() for tensor in self._of(model).values()]
+        weights = [tensor.to(_whole(tensor.dtype)) for tensor in self._of(model).values()]
         average = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
         average(list(self._values.values()), weights, self.steps)
 
     @torch.no_grad()
     def swap(self, model: TransferModel) -> None:
-        """Exchanges the average and the weights of the model; a second call exchanges them back."""
+        """Puts the average in the place of the weights; a second call puts the weights back, the same to the bit."""
+        if self._aside:
+            for name, tensor in self._of(model).items():
+                if tensor.dtype == self._values[name].dtype:  # running statistics may have been averaged over processes
+                    self._values[name].copy_(tensor)
+                tensor.copy_(self._aside[name])
+            self._aside = {}
+            return
+        self._aside = {name: tensor.clone() for name, tensor in self._of(model).items()}
         for name, tensor in self._of(model).items():
-            weights = tensor.float().clone()
             tensor.copy_(self._values[name])
-            self._values[name].copy_(weights)
 
     def _of(self, model: TransferModel) -> dict[str, Tensor]:
         tensors = model.state_dict()
@@ -82,3 +89,8 @@ class WeightAverage:
     def read(self, checkpoint: dict[str, Any]) -> None:
         """Takes the average from a checkpoint that training resumes from."""
         self.steps, self._values = checkpoint["average"]["steps"], checkpoint["average"]["values"]
+
+
+def _whole(dtype: torch.dtype) -> torch.dtype:
+    """Returns the precision of an average: at least single, in which small steps are not lost."""
+    return torch.promote_types(dtype, torch.float32)

@@ -14,7 +14,6 @@ from tlexp.backbones.base import InputSpec
 from tlexp.errors import UsageError
 
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}
-WIDE_FORMATS = ("PNG", "TIFF", "JPEG2000", "PPM")  # that may hold more than eight bits a channel
 LONGEST = 10  # times the shorter side: of a longer image the middle, rather than a strip of millions of pixels
 ValueRange = tuple[float, float] | None
 CONVERTIBLE = ("1", "L", "LA", "RGB", "RGBA", "CMYK", "YCbCr", "HSV")  # what Pillow converts to each of `MODES`
@@ -40,7 +39,7 @@ def _unreadable(location: str, reason: str, transient: bool = False) -> Unreadab
 def open_image(file: Any, location: str, value_range: ValueRange = None) -> Image.Image:
     """Reads an image upright, with at most eight bits per channel.
 
-    Its `info` has the number of `frames` in the file, and the `brightest` value where the file may hold more bits.
+    Its `info` has the number of `frames` in the file, and the `brightest` value of a grey image of more bits.
 
     Args:
         file: a path or an open file.
@@ -56,9 +55,10 @@ def open_image(file: Any, location: str, value_range: ValueRange = None) -> Imag
             # Large images are welcome; beyond twice its bound Pillow refuses them by itself.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             with Image.open(file) as image:
-                frames = _count_frames(image)
+                frames, is_wide = _count_frames(image), _is_wide(image)
                 upright = _eight_bit(ImageOps.exif_transpose(image), location, value_range)
-                upright.info |= {"frames": frames, "brightest": _brightest(upright, image.format)}
+                brightest = int(np.asarray(upright).max()) if is_wide else 255
+                upright.info |= {"frames": frames, "brightest": brightest}
                 return upright
     except UsageError:
         raise
@@ -80,17 +80,14 @@ def _count_frames(image: Image.Image) -> int:
         return 1
 
 
-def _brightest(image: Image.Image, file_format: str | None) -> int:
-    """Returns the largest value of a colour; 255 for files that never have more than eight bits, which are not dark."""
-    if file_format not in WIDE_FORMATS:
-        return 255
-    extrema: Any = image.getextrema()
-    return int(max(high for _, high in extrema[:3]) if isinstance(extrema[0], tuple) else extrema[1])
+def _is_wide(image: Image.Image) -> bool:
+    """Returns whether an image is grey with more than eight bits; of such colours Pillow keeps the upper eight."""
+    return image.mode in ("I", "F") or image.mode.startswith("I;16")
 
 
 def _eight_bit(image: Image.Image, location: str, value_range: ValueRange) -> Image.Image:
     """Keeps the upper eight of sixteen grey bits, as Pillow does for colours; its conversion of grey clips at 255."""
-    if image.mode not in ("I", "F") and not image.mode.startswith("I;16"):
+    if not _is_wide(image):
         if image.mode in ("P", "PA", "La", "RGBa") or "transparency" in image.info:
             return image.convert("RGBA")  # the same colours without Pillow's warning
         image.load()

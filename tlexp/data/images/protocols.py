@@ -41,7 +41,7 @@ class ImageStore(Protocol):
         slow: whether an image costs so much that DataLoader workers should fetch it ahead.
         key: changes where any of the images does.
         frames: how many frames the file of each has, of which the first is used; empty where that is not known.
-        brightest: the largest value of a colour in any of the files, of 255; 255 where that is not known.
+        brightest: the largest value of the grey images of more than eight bits, of 255; 255 if there are others.
     """
 
     slow: bool

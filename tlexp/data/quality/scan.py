@@ -26,7 +26,7 @@ class Facts(NamedTuple):
         content: equal for examples with the same pixels or the same words.
         perceptual_hash: 64 bits of which near duplicates share nearly all; 0 for a text or a small image.
         transient: whether the machine may be the cause of the error rather than the file.
-        brightest: the largest value of a colour, of 255; also 255 where the file never has more bits.
+        brightest: the largest value of a grey image of more than eight bits, of 255; 255 for others.
         blank: whether all pixels are the same.
         frames: number of frames in the file; 1 for a text.
     """

@@ -2,10 +2,11 @@
 
 import csv
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import pandas as pd
@@ -42,12 +43,13 @@ def read_table(path: Path, columns: Sequence[str], encoding: str = "utf-8") -> p
         raise UsageError(f"{path}: is not written in {encoding} ({error}); save it so, or set encoding=") from error
     except LookupError as error:
         raise UsageError(f"encoding={encoding}: {error}; utf-8 and latin-1 are common ones") from error
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, csv.Error) as error:
         reason = str(error).strip().splitlines()[0]
         raise UsageError(f"{path}: not a readable table ({reason})") from error
     for column in columns:
         if column not in table:
-            remedy = f"its columns are {', '.join(map(str, table.columns))}; name yours in the data set's options"
+            names = shorten(", ".join(map(str, table.columns)), 300)
+            remedy = f"its columns are {names}; name yours in the data set's options"
             raise UsageError(f"{path}: has no column {column}; {remedy}")
         if list(table.columns).count(column) > 1:
             raise UsageError(f"{path}: has several columns {column}; rename those that are not meant")
@@ -62,12 +64,15 @@ def _separated(path: Path, columns: Sequence[str], separators: Sequence[str], en
             marked = "utf-16"
     with path.open(encoding=marked, newline="") as stream:
         lines = list(stream)
-    headers = {separator: next(csv.reader(lines, delimiter=separator), []) for separator in separators}
-    if not any(headers.values()):
+    while lines and not lines[0].strip():
+        del lines[0]
+    if not lines:
         raise ValueError("it has no header")
-    for separator, header in headers.items():
-        if set(columns) <= set(header):
-            return _parsed(lines, separator, header.index(columns[1]))
+    with _fields_of_any_size():
+        headers = {separator: next(csv.reader(lines, delimiter=separator)) for separator in separators}
+        for separator, header in headers.items():
+            if set(columns) <= set(header):
+                return _parsed(lines, separator, header.index(columns[1]))
     return pd.DataFrame(columns=headers[separators[0]])
 
 
@@ -96,35 +101,54 @@ def _read(lines: Sequence[str], separator: str, label: int, **options: Any) -> p
     """Reads rows in one way of quoting, filling short ones with None.
 
     Raises:
-        ValueError: for a row that does not fit, by its number, and for a quotation mark that is not closed where that
-            makes several rows one: a line in it would be a row by itself, with a label that others have.
+        ValueError: for a row that does not fit, by its number, and for one into which a quotation mark that is not
+            closed has taken others.
     """
     quotation = 'has a quotation mark that is not closed, or not doubled inside a quotation; write "" there'
     reader = csv.reader(lines, delimiter=separator, **options)
     header = next(reader)
     rows: list[list[str | None]] = []
-    extents: list[Sequence[str]] = []
-    with _fields_of_any_size():
-        while True:
-            start = reader.line_num
-            try:
-                row = next(reader)
-            except StopIteration:
-                break
-            except csv.Error:
-                raise ValueError(f"row {len(rows) + 1} {quotation}") from None
-            if len(row) > len(header):
-                reason = f"has {len(row)} fields where the header has {len(header)}"
-                raise ValueError(f"row {len(rows) + 1} {reason}; quote texts that contain a {separator!r}")
-            if row:
-                rows.append(row + [None] * (len(header) - len(row)))
-                extents.append(lines[start : reader.line_num])
-    known = {row[label] for row, extent in zip(rows, extents, strict=True) if len(extent) == 1}
-    for number, extent in enumerate(extents, 1):
-        for fields in csv.reader(extent[:-1], delimiter=separator, quoting=csv.QUOTE_NONE):
-            if len(fields) == len(header) and fields[label].strip('"') in known:
-                raise ValueError(f"row {number} {quotation}")
+    over_lines: list[tuple[int, Sequence[str]]] = []
+    while True:
+        start = reader.line_num
+        try:
+            row = next(reader)
+        except StopIteration:
+            break
+        except csv.Error:
+            raise ValueError(f"row {len(rows) + 1} {quotation}") from None
+        if len(row) > len(header):
+            reason = f"has {len(row)} fields where the header has {len(header)}"
+            raise ValueError(f"row {len(rows) + 1} {reason}; quote texts that contain a {separator!r}")
+        if any(not field.isspace() for field in row if field) or len(row) > 1:
+            rows.append(row + [None] * (len(header) - len(row)))
+            if reader.line_num - start > 1:
+                over_lines.append((len(rows) - 1, lines[start : reader.line_num]))
+    own = {index for index, _ in over_lines}
+    known = {row[label] for index, row in enumerate(rows) if index not in own}
+    for index, extent in over_lines:
+        if _holds_rows(rows[index], extent, separator, label, known):
+            raise ValueError(f"row {index + 1} {quotation}")
     return pd.DataFrame(rows, columns=header, dtype=object)
+
+
+def _holds_rows(
+    row: Sequence[str | None], extent: Sequence[str], separator: str, label: int, known: Collection[str | None]
+) -> bool:
+    """Returns whether all lines inside a row's quotation would be rows by themselves, with labels that others have.
+
+    Args:
+        row: as it was read.
+        extent: the lines of the file that it spans.
+        separator: of fields.
+        label: the column of the labels.
+        known: labels of other rows.
+    """
+    quoted = next((index for index, field in enumerate(row) if field and len(field.splitlines()) > 1), len(row))
+    # The label of the first line is inside the quotation if it comes after its start, that of the last line before.
+    inside = [*(extent[:1] if label > quoted else ()), *extent[1:-1], *(extent[-1:] if label < quoted else ())]
+    fields = [next(csv.reader([line], delimiter=separator, quoting=csv.QUOTE_NONE), []) for line in inside]
+    return bool(inside) and all(len(f) == len(row) and f[label].strip('"') in known for f in fields)
 
 
 @contextmanager
