@@ -9,6 +9,7 @@ from typing import Any
 from tlexp.errors import UsageError
 
 SWEEP_OWNER = "TLEXP_SWEEP_PROCESS"  # process id of the sweep's owner; a launcher's workers inherit it
+SWEEP_TOKEN = "TLEXP_SWEEP_TOKEN"  # tells the jobs of one command from those of any other
 CONCURRENT_JOBS = "TLEXP_JOBS"  # how many jobs a sweep runs at once
 TRACKING_URI = "TLEXP_TRACKING_URI"  # the store's address may hold a password: not for files or command lines
 # What a launcher around us, or an earlier one, may have left in the environment.

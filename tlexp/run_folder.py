@@ -6,7 +6,6 @@ folder for as long as the process lives; the operating system frees it with the 
 
 import json
 import os
-import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -16,7 +15,7 @@ import yaml
 from filelock import FileLock, Timeout
 
 from tlexp.errors import FolderInUseError, UsageError
-from tlexp.processes import SWEEP_OWNER
+from tlexp.processes import SWEEP_TOKEN
 
 METRICS = "metrics.json"
 CONFIG = "config.yaml"
@@ -27,7 +26,7 @@ REPORT = "report.txt"
 LOCK = ".lock"
 MLFLOW_RUN_ID = "mlflow_run_id.txt"
 LOG = "tlexp.log"
-OWNER = ".owner"  # which command trained the run
+OWNER = ".owner"  # which sweep trained the run
 RANK_FAILURE = ".failure.json"  # how a rank tells the process that started it what went wrong
 MANIFEST = "sweep.json"
 KEY_LENGTH = 12  # of the key that the name of a job's folder ends with
@@ -105,19 +104,14 @@ def summary_metrics(result: Mapping[str, Any]) -> dict[str, float]:
 
 
 def write_owner(folder: Path) -> None:
-    """Notes that this command, or the sweep that it works for, trains the run of a folder."""
-    (folder / OWNER).write_text(current_owner())
+    """Notes which sweep trains the run of a folder."""
+    (folder / OWNER).write_text(os.environ.get(SWEEP_TOKEN, ""))
 
 
 def is_own(folder: Path) -> bool:
-    """Returns whether this command, or the sweep that it works for, has trained the run of a folder."""
-    file = folder / OWNER
-    return file.exists() and file.read_text() == current_owner()
-
-
-def current_owner() -> str:
-    """Returns what tells this command, or the sweep that it works for, from others that use the same folders."""
-    return f"{socket.gethostname()} {os.environ.get(SWEEP_OWNER, os.getpid())}"
+    """Returns whether the sweep that this process works for has trained the run of a folder."""
+    file, token = folder / OWNER, os.environ.get(SWEEP_TOKEN, "")
+    return bool(token) and file.exists() and file.read_text() == token
 
 
 def write_config(folder: Path, config: Mapping[str, Any]) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
+from uuid import uuid4
 
 from hydra.core.plugins import Plugins
 from hydra.types import HydraContext, TaskFunction
@@ -14,7 +15,7 @@ from tlexp import run_folder
 from tlexp.comparison.axes import REPLICATES, is_problem, method_axes
 from tlexp.config.schema import Config, ui_command
 from tlexp.errors import JobsFailedError
-from tlexp.processes import CONCURRENT_JOBS, SWEEP_OWNER
+from tlexp.processes import CONCURRENT_JOBS, SWEEP_OWNER, SWEEP_TOKEN
 from tlexp.signals import Stopped, stop_signals
 from tlexp.sweeps.jobs import JobRunner, Outcome, concurrent_jobs, echo, jobs_folder
 from tlexp.sweeps.points import Composer, GridPoint, axes_with_other_tests
@@ -111,7 +112,7 @@ class SweepDriver:
             stop_signals(),
             run_folder.locked(folder, "another process runs this sweep; wait for it or stop it"),
             track_sweep(config, folder, name, tags) as sweep,
-            environment({SWEEP_OWNER: str(os.getpid()), CONCURRENT_JOBS: concurrent}),
+            environment({SWEEP_OWNER: str(os.getpid()), SWEEP_TOKEN: uuid4().hex, CONCURRENT_JOBS: concurrent}),
         ):
             try:
                 yield sweep
