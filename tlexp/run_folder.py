@@ -104,8 +104,9 @@ def summary_metrics(result: Mapping[str, Any]) -> dict[str, float]:
 
 
 def write_owner(folder: Path) -> None:
-    """Notes which sweep trains the run of a folder."""
-    (folder / OWNER).write_text(os.environ.get(SWEEP_TOKEN, ""))
+    """Notes which sweep trains the run of a folder; nothing for a run of its own."""
+    if token := os.environ.get(SWEEP_TOKEN):
+        (folder / OWNER).write_text(token)
 
 
 def is_own(folder: Path) -> bool:

@@ -299,6 +299,7 @@ def test_checkpoints_that_are_not_wanted_are_removed_and_their_size_is_said_befo
     [
         (("data.target.root=nowhere",), 1),
         (("data=image_table", "data.target.root=nowhere.csv", "alpha=0"), 1),
+        (("data.target.root=nowhere", *PARALLEL), 1),
     ],
 )
 def test_a_mistake_that_all_jobs_share_stops_the_sweep_at_the_first(tmp_path, options, started):

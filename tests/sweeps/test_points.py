@@ -43,7 +43,9 @@ def test_a_grid_is_every_combination_under_a_name_to_read(plan):
     assert len(points) == len({point.key for point in points}) == 8
     assert points[0].values == {"strategy": "scratch", "alpha": "0", "seed": "0"}
     assert points[-1].name == "finetune-a0.5-s1"
-    assert points[-1].folder == f"finetune-mnist_to_digits-a0.5-s1-{points[-1].key}"
+    assert points[-1].folder == f"finetune-mnist_to_digits-a0.5-s1-small_cnn-n5-{points[-1].key}"
+    (other,) = plan("lr=0.01", "epochs=3", "init=random", "terms=[l2_sp]", "data.draw=2")
+    assert other.folder == f"finetune-mnist_to_digits-a0-s0-small_cnn-l2_sp-n5-d2-lr0.01-e3-initrandom-{other.key}"
     assert points[-1].config.alpha == 0.5
 
 

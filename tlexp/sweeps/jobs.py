@@ -18,7 +18,7 @@ from tlexp.overrides import quoted
 from tlexp.sweeps.checkpoints import CheckpointKeeper, expected_size
 from tlexp.sweeps.points import GridPoint
 from tlexp.sweeps.time_left import TimeLeft
-from tlexp.sweeps.validation import is_shared, validate_jobs
+from tlexp.sweeps.validation import is_shared, mistake_of, validate_jobs
 from tlexp.tracking.orphans import DIED
 from tlexp.tracking.sweeps import SweepRun
 
@@ -85,14 +85,25 @@ class JobRunner:
         echo(f"{counts}; {size}" if size else counts)
         waiting.sort(key=self._in_use)  # stable: another sweep's come last
         chunk = self._chunk_size(len(waiting))
+        if (
+            chunk > 1 and len(waiting) > 1 and (mistake := mistake_of(waiting[0]))
+        ):  # which all would report side by side
+            self.outcomes[waiting[0].key] = Outcome(error=mistake)
+            if self._stops(waiting[:1], waiting[1:]):
+                return
         for start in range(0, len(waiting), chunk):
             launched, rest = waiting[: start + chunk], waiting[start + chunk :]
             self._launch(waiting[start : start + chunk], waiting[start:], len(waiting))
-            if rest and (reason := self._reason_to_stop(launched, rest)):
-                echo(f"{reason}, so {len(rest)} jobs are not started")
-                self.outcomes |= {job.key: Outcome() for job in rest}
+            if rest and self._stops(launched, rest):
                 return
         self._wait_for_others([job for job in waiting if self.outcomes[job.key].in_use])
+
+    def _stops(self, launched: Sequence[GridPoint], rest: Sequence[GridPoint]) -> bool:
+        """Returns whether the remaining jobs are not started, and then says why."""
+        if reason := self._reason_to_stop(launched, rest):
+            echo(f"{reason}, so {len(rest)} jobs are not started")
+            self.outcomes |= {job.key: Outcome() for job in rest}
+        return bool(reason)
 
     def _reason_to_stop(self, launched: Sequence[GridPoint], rest: Sequence[GridPoint]) -> str:
         """Returns why the remaining jobs should not be started; empty where they should."""

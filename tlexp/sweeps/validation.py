@@ -49,13 +49,24 @@ def validate_jobs(jobs: Iterable[GridPoint]) -> None:
         validate_monitor(config)
 
 
+def mistake_of(job: GridPoint) -> str | None:
+    """Returns the mistake for which a job would fail before it trains, in one line; None for none, or another fault."""
+    from tlexp.runs.run import prepare
+
+    try:
+        prepare(job.config)
+    except UsageError as error:
+        return " ".join(str(error).split())
+    except Exception:  # whatever it is, the job will say it
+        return None
+    return None
+
+
 def is_shared(mistake: str, failed: GridPoint, others: Sequence[GridPoint]) -> bool:
     """Returns whether all jobs of a sweep would fail by the same mistake.
 
     Built without training: the last one, and of each value of an axis that the failed one does not have some job.
     """
-    from tlexp.runs.run import prepare
-
     seen = {item for item in failed.values.items() if item[0] not in REPLICATES}
     chosen = [others[-1]]
     for job in others:
@@ -63,14 +74,4 @@ def is_shared(mistake: str, failed: GridPoint, others: Sequence[GridPoint]) -> b
         if values - seen:
             chosen.append(job)
             seen |= values
-    for job in chosen:
-        try:
-            prepare(job.config)
-        except UsageError as error:
-            if " ".join(str(error).split()) != mistake:
-                return False
-        except Exception:  # whatever it is, it is not the same
-            return False
-        else:
-            return False
-    return True
+    return all(mistake_of(job) == mistake for job in chosen)
