@@ -36,6 +36,16 @@ def test_sizes_have_units(size, text):
     assert in_units(size) == text
 
 
+def test_a_backbone_is_built_once_for_all_trials_of_a_search(monkeypatch, tmp_path):
+    built = []
+    monkeypatch.setattr(checkpoints, "_known_sizes", {})
+    monkeypatch.setattr(checkpoints, "backbone_bytes", lambda config: built.append(config) or 10**6)
+    jobs = [SimpleNamespace(config=compose("init=random", "alpha=0")) for _ in range(2)]
+    for _ in range(3):
+        assert expected_size(jobs, "all", tmp_path) == "checkpoints of about 2 MB"
+    assert len(built) == 1
+
+
 def test_a_backbone_that_cannot_be_built_has_no_size():
     config = compose("backbone=timm", "backbone.name=no_such_network", "init=random", "alpha=0")
     assert backbone_bytes(config) == 0

@@ -33,7 +33,7 @@ def test_an_estimate_in_a_sweep_of_thousands_takes_no_time():
         left.add(job, 3.0)
     before = time.process_time()
     assert left.seconds(jobs[2000:]) == pytest.approx(2000 * 3.0)
-    assert time.process_time() - before < 5  # about 0.05 s
+    assert time.process_time() - before < 5  # 0.01 s
 
 
 def test_the_rest_of_a_sweep_does_not_jump():

@@ -22,7 +22,7 @@ from tlexp.config.schema import Config
 from tlexp.errors import UsageError
 from tlexp.models.transfer_model import TransferModel
 from tlexp.processes import count_ranks
-from tlexp.runs.trainer_options import MODEL_OPTIONS
+from tlexp.runs.trainer_options import MODEL_OPTIONS, as_list
 
 
 def make_trainer(
@@ -46,7 +46,7 @@ def make_trainer(
     """
     trainer = {key: value for key, value in config.trainer.items() if key not in MODEL_OPTIONS}
     user_loggers = _user_loggers(trainer.pop("logger", None), folder)
-    user_callbacks = _build(_listed(trainer.pop("callbacks", None)))
+    user_callbacks = _build(as_list(trainer.pop("callbacks", None)))
     options = {key: _build(value) for key, value in trainer.items()}
     ranks = count_ranks(options)
     if ranks > 1 and options.get("strategy", "auto") in ("auto", "ddp"):
@@ -89,10 +89,6 @@ def _check_states(callbacks: Sequence[pl.Callback], own: Sequence[pl.Callback]) 
             raise UsageError(f"trainer.callbacks: {name}: {remedy}")
 
 
-def _listed(option: Any) -> list[Any]:
-    return option if isinstance(option, list) else [option] if option else []
-
-
 def _user_loggers(option: Any, folder: Path) -> list[Logger]:
     """Returns the loggers of `trainer.logger`: one, a list of them, or true for a CSV file.
 
@@ -101,7 +97,7 @@ def _user_loggers(option: Any, folder: Path) -> list[Logger]:
     if option is True:
         return [CSVLogger(folder, name="")]
     loggers = []
-    for node in _listed(option):
+    for node in as_list(option):
         if not isinstance(node, dict) or "_target_" not in node:
             remedy = "give true, or a _target_ such as {_target_: pytorch_lightning.loggers.TensorBoardLogger}"
             raise UsageError(f"trainer.logger={node}: {remedy}")

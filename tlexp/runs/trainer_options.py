@@ -77,13 +77,18 @@ def validate_trainer(config: Config) -> None:
         raise UsageError(f"trainer.check_val_every_n_epoch={interval}: {config.epochs} epochs end before it; use fewer")
 
 
+def as_list(option: Any) -> list[Any]:
+    """Returns what an option holds that may be one node or a list of them."""
+    return option if isinstance(option, list) else [option] if option else []
+
+
 def _validate_callbacks(nodes: Any) -> None:
     """Checks that the user's callbacks are such, and leave to a run what is its own.
 
     Raises:
         UsageError: where they do not.
     """
-    for node in nodes if isinstance(nodes, list) else [nodes] if nodes else []:
+    for node in as_list(nodes):
         if not isinstance(node, dict) or "_target_" not in node:
             remedy = "give a list of nodes such as {_target_: pytorch_lightning.callbacks.LearningRateMonitor}"
             raise UsageError(f"trainer.callbacks={node}: {remedy}")

@@ -52,6 +52,9 @@ class CheckpointKeeper:
             self._removable.discard(path)
 
 
+_known_sizes: dict[str, int] = {}  # by the options of a backbone, since a search asks before each trial
+
+
 def expected_size(jobs: Sequence[GridPoint], keep: str, folder: Path) -> str:
     """Returns in words how much room the checkpoints of some jobs take; empty where that is not known.
 
@@ -63,9 +66,10 @@ def expected_size(jobs: Sequence[GridPoint], keep: str, folder: Path) -> str:
     if keep == "none" or not jobs:
         return ""
     backbones = [json.dumps(job.config.backbone, sort_keys=True) for job in jobs]
-    distinct = dict(zip(backbones, jobs, strict=True))
-    sizes = {key: backbone_bytes(job.config) for key, job in distinct.items()}
-    total = sum(sizes[key] for key in backbones)
+    for key, job in zip(backbones, jobs, strict=True):
+        if key not in _known_sizes:
+            _known_sizes[key] = backbone_bytes(job.config)
+    total = sum(_known_sizes[key] for key in backbones)
     if not total:
         return ""
     if keep == "best":

@@ -85,9 +85,9 @@ class JobRunner:
         echo(f"{counts}; {size}" if size else counts)
         waiting.sort(key=self._in_use)  # stable: another sweep's come last
         chunk = self._chunk_size(len(waiting))
-        if (
-            chunk > 1 and len(waiting) > 1 and (mistake := mistake_of(waiting[0]))
-        ):  # which all would report side by side
+        # Jobs that start together would all report what they share; where one has a result, they share none.
+        untried = not any(outcome.score is not None for outcome in self.outcomes.values())
+        if untried and min(chunk, len(waiting)) > 1 and (mistake := mistake_of(waiting[0])):
             self.outcomes[waiting[0].key] = Outcome(error=mistake)
             if self._stops(waiting[:1], waiting[1:]):
                 return
