@@ -11,6 +11,7 @@ from tlexp.backbones.weights import load_backbone
 from tlexp.config.instantiate import build as instantiate
 from tlexp.config.load import CONF
 from tlexp.errors import UsageError
+from tlexp.runs.build import build
 
 NAMED = ["resnet18", "resnet50", "vit_small", "vit_base", "convnext_tiny", "efficientnet_lite0", "mobilenetv3"]
 NAMED += ["swin_tiny", "dinov2_small"]
@@ -159,3 +160,45 @@ def test_every_option_file_of_the_group_can_be_composed():
         assert (
             compose(f"backbone={path.stem}", "init=random", *name).backbone["_target_"].startswith("tlexp.backbones.")
         )
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("swin_tiny_patch4_window7_224", "swinv2_tiny_window8_256", "convnext_tiny", "convnextv2_atto", "densenet121"),
+        *("resnetv2_50", "beit_base_patch16_224", "poolformer_s12", "davit_tiny", "caformer_s18", "edgenext_xx_small"),
+        *("tiny_vit_5m_224", "test_convnext"),
+    ],
+)
+def test_the_last_stage_is_more_than_a_normalisation(name):
+    """The networks on which it was one: a strategy that trains the last stage trained next to nothing."""
+    with torch.device("meta"):
+        backbone = TimmBackbone(name)
+    last = backbone.stages()[-1]
+    parameters = dict(backbone.named_parameters())
+    assert max(parameters[owned].ndim for owned in last.parameters) > 1
+    assert sum(parameters[owned].numel() for owned in last.parameters) > 50 * backbone.num_features
+
+
+@pytest.mark.parametrize(
+    ("name", "spared"),
+    [("test_vit", {"body.pos_embed", "body.cls_token"}), ("test_convnext", set()), ("resnet18", set())],
+)
+def test_embeddings_and_tokens_are_not_decayed(name, spared):
+    with torch.device("meta"):
+        backbone = TimmBackbone(name)
+    assert backbone.no_weight_decay & {name for name, _ in backbone.named_parameters()} == spared
+    options = ("backbone=timm", f"backbone.name={name}", "backbone.size=32", "init=random", "alpha=0")
+    task = build(compose(*options)).task
+    spared_tensors = {id(task.model.get_parameter(f"backbone.{name}")) for name in spared}
+    decayed = {id(p) for group in task.build_optimizer().param_groups if group["weight_decay"] for p in group["params"]}
+    assert decayed
+    assert not decayed & spared_tensors
+
+
+def test_tables_of_relative_positions_are_not_decayed():
+    with torch.device("meta"):
+        backbone = TimmBackbone("swin_tiny_patch4_window7_224")
+    tables = {name for name, _ in backbone.named_parameters() if name.endswith("relative_position_bias_table")}
+    assert len(tables) == 12
+    assert tables <= backbone.no_weight_decay

@@ -3,6 +3,8 @@
 import pytest
 import pytorch_lightning as pl
 import torch
+from torch import nn
+from torch.optim import SGD
 
 from tests.helpers import (
     BACKBONES,
@@ -24,6 +26,7 @@ from tlexp.runs.source_weights import source_folder
 from tlexp.terms.base import DomainOutput, StepContext
 from tlexp.terms.bss import BSS
 from tlexp.terms.coral import Coral
+from tlexp.terms.l2_sp import L2SP
 from tlexp.terms.mcc import MCC
 from tlexp.terms.mmd import MMD
 
@@ -363,7 +366,7 @@ def test_what_cannot_work_is_said_before_training(options, message):
     [
         (
             ("lr=1", "terms.l2_sp.strength=50"),
-            "terms.l2_sp.strength=50: times the rate 0.1 of stem must stay below 3.8",
+            "terms.l2_sp.strength=50: times the rate 0.1 of stem must stay below 1.35714",
         ),
         (("lr=0.1", "terms.l2_sp.head_strength=1000"), "head_strength=1000: times the rate 0.1 of head must stay"),
     ],
@@ -373,6 +376,28 @@ def test_a_pull_that_overshoots_is_refused_where_it_pulls(starts, options, messa
     with pytest.raises(UsageError, match=message):
         build(compose(*run, *options))
     build(compose(*run, "lr=0.4", "terms.l2_sp.strength=10"))  # the head is not pulled that way
+
+
+@pytest.mark.parametrize(
+    ("momentum", "nesterov", "limit"),
+    [(0.9, False, 3.8), (0.9, True, 3.8 / 2.8), (0.5, False, 3.0), (0.5, True, 1.5), (0.0, False, 2.0)],
+)
+def test_the_limit_of_a_pull_is_where_sgd_stops_converging(momentum, nesterov, limit):
+    """On the penalty alone, w <- 0 with curvature 1: below the limit it shrinks, above it grows."""
+    term = L2SP("l2_sp", 1.0, strength=1.0, head_strength=0.0)
+    for rate, stable in ((0.98 * limit, True), (1.02 * limit, False)):
+        w = nn.Parameter(torch.ones(1, dtype=torch.float64))
+        optimizer = SGD([{"params": [w], "name": "stem"}], lr=rate, momentum=momentum, nesterov=nesterov)
+        for _ in range(2000):
+            optimizer.zero_grad()
+            (w.square().sum() / 2).backward()
+            optimizer.step()
+        assert (abs(w.item()) < 1) == stable
+        if stable:
+            term.check(optimizer)
+        else:
+            with pytest.raises(UsageError, match=f"must stay below {limit:g}"):
+                term.check(optimizer)
 
 
 def test_a_wrong_option_is_said_before_a_source_is_trained(run_job, tmp_path):

@@ -133,6 +133,7 @@ class TimmBackbone(nn.Module):
         except (AttributeError, NotImplementedError, AssertionError, KeyError):
             children = list(dict.fromkeys(_child(name) for name in tensors))
             ids = {name: children.index(_child(name)) for name in tensors}
+        ids = self._with_trailing_norms(ids)
         members: dict[int, list[str]] = {}
         for name in tensors:
             members.setdefault(ids[name], []).append(f"body.{name}")
@@ -141,6 +142,23 @@ class TimmBackbone(nn.Module):
             name = _stage_name(len(names), members[index])
             names[index] = f"{name}.{index}" if name in names.values() else name
         return group_stages(self, {f"body.{name}": names[ids[name]] for name in tensors}, names.values())
+
+    def _with_trailing_norms(self, ids: dict[str, int]) -> dict[str, int]:
+        """Lets a normalisation that comes last join the stage before it, as timm does for ViT: it is none by itself."""
+        parameters = dict(self.body.named_parameters())
+        while len(order := sorted(set(ids.values()))) > 2:
+            last, before = order[-1], order[-2]
+            if any(parameters[name].ndim > 1 for name, index in ids.items() if index == last and name in parameters):
+                break
+            ids = {name: before if index == last else index for name, index in ids.items()}
+        return ids
+
+    @property
+    def no_weight_decay(self) -> frozenset[str]:
+        """Names of the parameters that timm's own training does not decay, such as position embeddings and tokens."""
+        named: set[str] = getattr(self.body, "no_weight_decay", set)()
+        tables = {n for n, _ in self.body.named_parameters() if n.endswith("relative_position_bias_table")}
+        return frozenset(f"body.{name}" for name in {*named, *tables})
 
     def pretrained_state(self) -> tuple[dict[str, Tensor], list[str]]:
         """Returns the published weights, from the hub or its local cache, under this module's own names, and what

@@ -67,12 +67,17 @@ class L2SP(Term):
             self.register_buffer(f"start_{index}", tensors[name].detach().clone())
 
     def check(self, optimizer: Optimizer) -> list[str]:
-        """Sees that descent is stable, lr * strength < 2 * (1 + momentum), and that weight decay is not there twice."""
+        """Sees that descent on the penalty alone is stable, and that weight decay is not there twice.
+
+        The limit of lr * strength is 2 (1 + m) for momentum m, and 2 (1 + m) / (1 + 2 m) for Nesterov's; the data's
+        curvature adds to the penalty's, so a product below it is necessary and not sufficient.
+        """
         for group in optimizer.param_groups:
             stage = group["name"].removesuffix("/no_decay")
             key = "head_strength" if stage in (HEAD, SOURCE_HEAD) else "strength"
             pull = 0.0 if stage.startswith("terms.") else self.weight * getattr(self, key)
-            limit = 2 * (1 + group.get("momentum", 0.0))
+            momentum = group.get("momentum", 0.0)
+            limit = 2 * (1 + momentum) / (1 + 2 * momentum * bool(group.get("nesterov")))
             if isinstance(optimizer, SGD) and group["lr"] * pull >= limit:
                 remedy = f"times the rate {group['lr']:g} of {stage} must stay below {limit:g}; lower it or lr="
                 raise UsageError(f"terms.{self.name}.{key}={getattr(self, key):g}: {remedy}")
