@@ -15,6 +15,7 @@ from rich.progress import track
 from tlexp.data.datamodule import TransferDataModule
 from tlexp.errors import UsageError
 from tlexp.rng import fork_rng
+from tlexp.training.optim import trained_stages
 from tlexp.training.task import TransferTask
 
 LOW, HIGH, STEPS = 1e-6, 1.0, 100
@@ -58,7 +59,8 @@ def find_lr(task: TransferTask, data: TransferDataModule, trainer: pl.Trainer, c
     average, lowest = 0.0, math.inf
     with fork_rng(task.seed, "lr_find"):
         twin = copy.deepcopy(task).to(device)
-        twin.model.set_trainable(twin.strategy.trainable(0))
+        # What ever trains, or a strategy with phases would get the rate of its first, a linear probe.
+        twin.model.set_trainable(trained_stages(twin.strategy, twin.optimization.epochs))
         for term in twin.all_terms():
             term.on_fit_start(twin.model, data)
         twin.train()
