@@ -99,8 +99,13 @@ def numbers(result: Mapping[str, Any]) -> dict[str, float]:
 
 
 def summary_metrics(result: Mapping[str, Any]) -> dict[str, float]:
-    """Returns the numbers of a result that describe the whole run: the test, the score and the cost."""
-    return {name: value for name, value in numbers(result).items() if name.startswith("test/") or "/" not in name}
+    """Returns the numbers of a result that describe the whole run: the test, the score and the cost.
+
+    The kept checkpoint's validation is `best/val/...`, since MLflow shows the last epoch's value of `val/...`.
+    """
+    values = numbers(result)
+    plain = {name: value for name, value in values.items() if name.startswith("test/") or "/" not in name}
+    return plain | {f"best/{name}": value for name, value in values.items() if name.startswith("val/")}
 
 
 def write_owner(folder: Path) -> None:

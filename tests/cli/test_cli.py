@@ -136,7 +136,7 @@ def test_training_that_diverges_is_one_line_and_a_code_of_its_own(tmp_path):
     assert done.returncode == 3
     assert "Traceback" not in done.stderr
     line = done.stderr.strip().splitlines()[-1]
-    assert line == "tlexp: training diverged (NaN or inf): the best val/target/nll is nan; lower lr=1e+30"
+    assert line == "tlexp: training diverged (NaN or inf): val/target/nll is nan in epoch 0; lower lr=1e+30"
     assert [run.info.status for run in runs_in(tmp_path)] == ["FAILED"]
 
 

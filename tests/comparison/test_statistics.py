@@ -85,6 +85,31 @@ def test_signed_ranks_of_more_pairs_with_ties_are_sampled_reproducibly():
     assert p == pytest.approx((smaller <= statistic).mean(), abs=0.01)
 
 
+def test_accuracies_in_single_precision_are_as_good_as_counts():
+    a, b = (np.float32(np.array(counts) / 100).tolist() for counts in ((91, 93, 95), (90, 92, 94)))
+    constant = paired_difference(a, b)
+    assert constant.interval.mean == pytest.approx(0.01)
+    assert math.isnan(constant.p)
+    assert math.isnan(constant.d_z)
+    rng = np.random.default_rng(0)
+    for n_test in (50, 300, 10_000):
+        for _ in range(100):
+            counts = rng.binomial(n_test, 0.9, (2, 8))
+            measured = np.float32(counts / np.float32(n_test)).astype(float)
+            if (differences := counts[0] - counts[1]).any():
+                found = paired_difference(*measured).values
+                assert wilcoxon(found)[1] == wilcoxon(differences.astype(float))[1]
+
+
+def test_equal_means_have_equal_ranks():
+    single = np.float32([[0.9, 0.7], [0.8, 0.8], [0.1, 0.1]]).astype(float)
+    rows = [single.mean(1).tolist()] * 5
+    assert rows[0][0] != rows[0][1], "by a rounding error"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert rank_methods(np.array(rows)).mean_ranks.tolist() == [1.5, 1.5, 3]
+
+
 def test_differences_that_are_rounding_errors_are_zero():
     with pytest.raises(ValueError, match="all pairs are equal"):
         wilcoxon([0.0, 1e-15, -1e-16])

@@ -9,6 +9,7 @@ from sklearn.metrics import f1_score
 from torch.nn.functional import cross_entropy
 
 from tests.helpers import BACKBONES, FILES, STRATEGIES, compose, differing, each_once, fit, options_of, state
+from tlexp.data.batches import ShuffledBatches
 from tlexp.rng import derive_seed, permutation
 from tlexp.runs import domains as run_domains
 from tlexp.runs.build import build
@@ -37,10 +38,11 @@ def plain_loop(backbone: str) -> tuple[Any, torch.optim.Optimizer, torch.Tensor,
     rates = {"backbone": 0.001, "heads": 0.01}
     groups = []
     for stage in model.stages:
-        own = [dict(model.named_parameters())[name] for name in stage.parameters]
+        own = {name: dict(model.named_parameters())[name] for name in stage.parameters}
         rate = rates[stage.parameters[0].split(".")[0]]
-        groups += [{"params": [p for p in own if p.ndim > 1], "lr": rate}] if any(p.ndim > 1 for p in own) else []
-        plain = [p for p in own if p.ndim <= 1]
+        decayed = {name: p for name, p in own.items() if p.ndim > 1 and not name.endswith(("pos_embed", "cls_token"))}
+        groups += [{"params": list(decayed.values()), "lr": rate}] if decayed else []
+        plain = [p for name, p in own.items() if name not in decayed]
         groups += [{"params": plain, "lr": rate, "weight_decay": 0.0}] if plain else []
     optimizer = torch.optim.AdamW(groups, weight_decay=0.01, betas=(0.9, 0.999))
     n, step = len(sets["train"].labels), 0
@@ -151,10 +153,10 @@ def test_alpha_infinity_is_the_source_alone():
         nesterov=True,
     )
     model.train()
+    batches = ShuffledBatches(len(data.labels), 5, 3, role="source")
     for step in range(3 * twin.data.steps):
-        n = len(data.labels)
-        positions = range(5 * step, 5 * step + 5)
-        chosen = [int(permutation(n, 3, "batches/source", i // n)[i % n]) for i in positions]
+        batches.set_epoch(step // twin.data.steps)
+        chosen = list(batches)[step % twin.data.steps].indices
         optimizer.zero_grad()
         cross_entropy(model(data.inputs[chosen]), data.labels[chosen], reduction="none").mean().backward()
         optimizer.step()

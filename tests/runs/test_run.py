@@ -1,6 +1,7 @@
 """Whole jobs in this process: what they leave behind and how the components of `init` find each other."""
 
 import json
+import math
 import shutil
 
 import pytest
@@ -23,6 +24,7 @@ from tests.helpers import (
 )
 from tlexp import run_folder
 from tlexp.errors import TrainingDivergedError, UsageError
+from tlexp.objective.joint import Objective
 from tlexp.runs import run as run_module
 from tlexp.runs.build import build
 from tlexp.runs.run import run as run_config
@@ -310,6 +312,34 @@ def test_options_that_change_the_source_change_its_key():
 def test_a_run_that_diverges_fails(run_job):
     with pytest.raises(TrainingDivergedError, match="lower lr"):
         run_job("init=random", "lr=1e30", "optimizer=sgd", "strategy=full_transfer", *SHORT)
+
+
+def test_a_run_that_diverges_later_ends_with_its_first_nan(run_job, monkeypatch):
+    """What it would keep is a checkpoint from before, whose test says nothing about the configuration."""
+
+    def loss(self, role, logits, labels):
+        value = of_batch(self, role, logits, labels)
+        steps.append(role)
+        return value * (math.nan if len(steps) == 11 else 1)
+
+    steps, of_batch = [], Objective.loss
+    monkeypatch.setattr(Objective, "loss", loss)
+    with pytest.raises(TrainingDivergedError, match=r"val/target/.* is nan in epoch 3; lower lr=0.003"):
+        run_job("init=random", "epochs=20", "data.shots=5", "batch_size=16")
+    assert len(steps) == 12, "four epochs of three steps"
+
+
+def test_mlflow_has_the_validation_of_the_checkpoint_kept(tmp_path, store):
+    folder, config = (
+        tmp_path / "run",
+        compose("tracking=mlflow", f"store={store}", "init=random", "epochs=3", root=tmp_path),
+    )
+    run_config(config, folder)
+    result = run_folder.read_metrics(folder)
+    logged = MlflowClient(config.tracking.uri).get_run(result["mlflow_run_id"]).data.metrics
+    kept = {name: value for name, value in result.items() if name.startswith("val/")}
+    assert kept
+    assert {name: logged[f"best/{name}"] for name in kept} == kept
 
 
 def test_epochs_without_validation_repeat_no_old_values(run_job):

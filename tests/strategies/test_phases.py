@@ -4,13 +4,20 @@ import shutil
 
 import pytest
 import pytorch_lightning as pl
+import timm
 import torch
+from timm.optim import param_groups_layer_decay
 from transformers import BertConfig
 
 from tests.helpers import BACKBONES, FILES, best_weights, compose, differing, fit, fit_components, state
+from tlexp.backbones.timm import TimmBackbone
 from tlexp.errors import UsageError
+from tlexp.models.transfer_model import TransferModel
 from tlexp.reporting.run_report import epochs_in_words
+from tlexp.run_folder import read_history
 from tlexp.runs.build import build
+from tlexp.strategies.layer_decay import LayerDecay
+from tlexp.training.metrics import DomainMetrics
 
 SHORT = ("epochs=3", "lr=0.003")
 
@@ -24,7 +31,6 @@ SHORT = ("epochs=3", "lr=0.003")
         ("gradual_unfreezing", ("strategy.epochs_per_stage=0", "strategy.decay=1"), "full_transfer"),
         ("gradual_unfreezing", ("strategy.epochs_per_stage=100",), "shared_representation"),
         ("lp_ft", ("strategy.probe_epochs=0",), "finetune"),
-        ("lp_ft", ("strategy.probe_epochs=100",), "shared_representation"),
         ("surgical", ("strategy.stage=last",), None),
     ],
 )
@@ -92,14 +98,109 @@ def test_when_a_stage_moves_in_words(by_epoch, words):
 
 
 def test_the_second_phase_starts_from_the_first_ones_head():
-    run = ("strategy=lp_ft", "init=random", "alpha=0", "epochs=4", "schedule=constant", "seed=3")
-    probe, _ = fit(compose(*run, "strategy.probe_epochs=4", "trainer.max_epochs=2"))
-    both = build(compose(*run, "strategy.probe_epochs=2"))
+    class Look(pl.Callback):
+        def on_train_epoch_start(self, trainer, task):
+            if trainer.current_epoch == 2:
+                self.weights = state(task.model)
+
+    run, look = ("init=random", "alpha=0", "norm=frozen", "schedule=constant", "seed=3"), Look()
+    probe, _ = fit(compose(*run, "strategy=shared_representation", "epochs=2"))
+    both, _ = fit(compose(*run, "strategy=lp_ft", "epochs=3", "strategy.probe_epochs=2"), look)
     assert both.task.strategy.trainable(1) == {"head"}
     assert both.task.strategy.trainable(2) == {stage.name for stage in both.task.model.stages}
-    short, _ = fit(compose(*run, "strategy.probe_epochs=2", "trainer.max_epochs=2"))
-    ours, theirs = (state(components.task.model) for components in (probe, short))
-    assert all(torch.allclose(ours[name], theirs[name], atol=1e-5) for name in ours)
+    theirs = state(probe.task.model)
+    assert all(torch.allclose(look.weights[name], theirs[name], atol=1e-5) for name in theirs)
+
+
+@pytest.mark.parametrize("alpha", ["0", "0.5"])
+def test_fine_tuning_starts_from_the_solved_probe(alpha):
+    run = ("init=random", "epochs=1", f"alpha={alpha}", "head=one")
+    probe = build(compose(*run, "strategy=closed_probe"))
+    fit_components(compose(*run), probe)
+    start = build(compose(*run, "strategy=lp_ft", "lr=1e-9"))
+    assert start.task.has_phases is False
+    fit_components(compose(*run), start)
+    heads = [state(components.task.model.heads["target"]) for components in (probe, start)]
+    assert all(torch.allclose(heads[0][name], heads[1][name], atol=1e-6) for name in heads[0])
+    assert start.task.strategy.selected() == probe.task.strategy.selected() != {"c": 0.0}
+
+
+def test_two_heads_are_both_solved():
+    run = ("strategy=lp_ft", "init=random", "epochs=1", "alpha=0.5", "head=two", "lr=1e-9")
+    components, _ = fit(compose(*run))
+    model, data = components.task.model, components.data
+    for role in ("target", "source"):
+        features, labels = data.features(model, role, "train")
+        with torch.no_grad():
+            accuracy = (model.classify(features, role).argmax(1) == labels).float().mean()
+        assert accuracy > 0.5, role
+
+
+def test_each_phase_of_lp_ft_has_a_schedule_of_its_own(run_job):
+    run = ("strategy=lp_ft", "strategy.probe_epochs=2", "epochs=6", "init=random", "data.shots=20")
+    history = read_history(run_job(*run)["folder"])
+    rates = [row["train/lr"] for row in history]
+    assert rates[0] > rates[1]
+    assert rates[2] > 5 * rates[1], "the second phase begins at the top"
+    assert rates[2:] == sorted(rates[2:], reverse=True)
+
+
+def test_the_lowest_stage_unfreezes_halfway_through():
+    run = ("strategy=gradual_unfreezing", "init=random", *BACKBONES["timm_vit"])
+    components = build(compose(*run, "epochs=60"))
+    strategy, model = components.task.strategy, components.task.model
+    stages = len(model.backbone_stages)
+    assert strategy.epochs_per_stage == 60 // (2 * stages)
+    assert components.task.last_phase == stages * strategy.epochs_per_stage <= 30
+    rates = [strategy.lr_scale(stage) for stage in model.backbone_stages]
+    assert rates[0] / rates[-1] == pytest.approx(2.6**-3)
+    short = build(compose(*run, "epochs=2"))
+    (notice,) = (notice for notice in short.notices if "gradual_unfreezing" in notice)
+    assert notice.startswith("gradual_unfreezing: never unfreezes stem")
+    assert notice.endswith(f"in epochs=2 at 1 a stage; {stages + 1} would")
+
+
+@pytest.mark.parametrize(("choice", "expected"), [("last_phase", 2), ("all", 0)])
+def test_the_checkpoint_is_chosen_within_the_last_phase(run_job, choice, expected, monkeypatch):
+    """The best validation comes first, and early stopping waits for the phase too."""
+
+    def worse_and_worse(self):
+        metrics = compute(self)
+        counts[id(self)] = counts.get(id(self), 0) + 1
+        return {**metrics, "nll": metrics["nll"] + counts[id(self)]}
+
+    counts, compute = {}, DomainMetrics.compute
+    monkeypatch.setattr(DomainMetrics, "compute", worse_and_worse)
+    run = ("strategy=lp_ft", "strategy.probe_epochs=2", "epochs=6", "init=random", "lr=1e-6", f"choose_from={choice}")
+    result = run_job(*run, "patience=2")
+    assert result["best_epoch"] == expected
+    assert result["epochs_run"] == expected + 3
+    assert result["last_phase"] == 2
+
+
+def test_a_run_that_ends_before_its_last_phase_keeps_what_it_has(run_job):
+    run = ("strategy=lp_ft", "strategy.probe_epochs=3", "epochs=4", "init=random", "+trainer.max_steps=8")
+    result = run_job(*run)
+    assert result["best_epoch"] < result["last_phase"] == 3
+
+
+@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "swin_tiny_patch4_window7_224", "convnext_atto", "resnet18"])
+def test_layer_decay_is_timms_own(name):
+    theirs = timm.create_model(name, num_classes=3)
+    names = {id(parameter): name for name, parameter in theirs.named_parameters()}
+    groups = param_groups_layer_decay(theirs, layer_decay=0.7)
+    expected = {names[id(p)]: group["lr_scale"] for group in groups for p in group["params"]}
+    model = TransferModel(TimmBackbone(name), {"target": 3}, 0)
+    strategy = LayerDecay("layer_decay", 0.7)
+    strategy.prepare(model)
+    scales = {
+        parameter.removeprefix("backbone.body."): strategy.lr_scale(stage)
+        for stage in model.backbone_stages
+        for parameter in stage.parameters
+    }
+    assert len(scales) > 50
+    assert scales == pytest.approx({name: expected[name] for name in scales})
+    assert {name.rpartition(".")[0] for name in set(expected) - set(scales)} <= {"head", "head.fc", "fc"}
 
 
 def test_the_second_phase_starts_at_the_probes_loss(tmp_path):
@@ -178,6 +279,12 @@ def test_bitfit_trains_a_thousandth_of_bert_base(tmp_path):
         (("strategy=gradual_unfreezing", "strategy.decay=0"), "strategy.decay=0: would leave nothing to unfreeze"),
         (("strategy=gradual_unfreezing", "strategy.epochs_per_stage=-1"), "epochs_per_stage=-1: must be a number"),
         (("strategy=lp_ft", "strategy.probe_epochs=-1"), "strategy.probe_epochs=-1: must be a number of epochs"),
+        (("strategy=layer_decay", "strategy.unit=layer"), "strategy.unit=layer: choose one of block, stage"),
+        (
+            ("strategy=lp_ft", "strategy.probe_epochs=20", "epochs=8"),
+            "strategy.probe_epochs=20: epochs=8 would be a linear probe alone; use fewer, strategy.probe_epochs=null",
+        ),
+        (("strategy=lp_ft", "head_hidden=8"), "strategy=lp_ft: solves one linear layer; use head_hidden=0"),
         (
             ("strategy=surgical", "strategy.stage=top"),
             "strategy.stage=top: choose first, last or one of stem, stage1, stage2, hidden",

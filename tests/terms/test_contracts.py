@@ -19,13 +19,16 @@ from tests.helpers import (
     state,
     untimed_result,
 )
+from tlexp.backbones.timm import TimmBackbone
 from tlexp.data.batches import Batch
 from tlexp.errors import UsageError
+from tlexp.models.transfer_model import TransferModel
 from tlexp.runs.build import build
 from tlexp.runs.source_weights import source_folder
 from tlexp.terms.base import DomainOutput, StepContext
 from tlexp.terms.bss import BSS
 from tlexp.terms.coral import Coral
+from tlexp.terms.delta import chosen_layers
 from tlexp.terms.l2_sp import L2SP
 from tlexp.terms.mcc import MCC
 from tlexp.terms.mmd import MMD
@@ -315,13 +318,39 @@ def test_delta_weighs_channels_by_what_a_probe_loses_without_them(starts):
     ("backbone", "layers"),
     [
         ("timm_resnet", ["body.layer1.0.conv2", "body.layer2.0.conv2", "body.layer3.0.conv2", "body.layer4.0.conv2"]),
-        ("torchvision_alexnet", ["body.features.3", "body.features.10"]),
+        ("torchvision_alexnet", ["body.features.3", "body.features.10", "body.classifier"]),
         ("bert", ["body.encoder.layer.0", "body.encoder.layer.1"]),
+        ("bert backbone.pooling=pooler init=random", ["body.encoder.layer.0", "body.encoder.layer.1"]),
     ],
 )
 def test_delta_finds_its_layers(starts, backbone, layers):
-    components = build(compose(*run_of("terms=[delta]", backbone, starts)))
-    assert components.task.terms["delta"].names[: len(layers)] == layers
+    backbone, *options = backbone.split()
+    components = build(compose(*run_of("terms=[delta]", backbone, starts), *options))
+    assert components.task.terms["delta"].names == layers
+
+
+def test_what_a_term_brings_trains_at_the_rate_of_its_kind(starts):
+    """As in the authors' code: the old output layer like the backbone, a discriminator like the new head."""
+    run = run_of("terms=[co_tuning,distill,dann]", "small_cnn", starts, "strategy=finetune", "lr=0.01")
+    components = build(compose(*run, "data.source.classes=[0,1,2]"))
+    rates = {group["name"]: group["lr"] for group in components.task.build_optimizer().param_groups}
+    assert rates["head"] == rates["terms.dann"] == 0.01
+    assert rates["stem"] == rates["terms.co_tuning/pretrained"] == rates["terms.distill/pretrained"] == 0.001
+
+
+@pytest.mark.parametrize(
+    ("name", "last", "blocks"),
+    [
+        ("vit_tiny_patch16_224", "body.blocks.11", 12),
+        ("mixer_s32_224", "body.blocks.7", 8),
+        ("xcit_nano_12_p16_224", "body.cls_attn_blocks.1", 14),
+        ("cait_xxs24_224", "body.blocks_token_only.1", 26),
+    ],
+)
+def test_delta_watches_the_last_block_that_has_a_normalisation_beside_it(name, last, blocks):
+    layers = chosen_layers(TransferModel(TimmBackbone(name), {"target": 2}, 0))
+    assert layers[-1] == last
+    assert len(layers) == blocks
 
 
 @pytest.mark.parametrize(

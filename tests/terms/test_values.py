@@ -48,8 +48,8 @@ def of_pair(term, source, target):
 @pytest.mark.parametrize(
     ("term", "expected"),
     [
-        (Coral("coral"), 0.000517),
-        (Coral("coral", kind="mean"), 0.008899),
+        (Coral("coral", unbiased=False), 0.000517),
+        (Coral("coral", kind="mean", unbiased=False), 0.008899),
         (MMD("mmd", unbiased=False), 0.093794),
         (MMD("mmd"), 0.034472),
     ],
@@ -60,6 +60,26 @@ def test_distances_of_domains(recipe, term, expected):
     assert of_pair(term, features[100:200], features[:100]) == pytest.approx(expected, abs=1e-6)
     order = torch.randperm(100)
     assert of_pair(term, features[:100][order], features[100:200]) == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["covariance", "mean"])
+def test_coral_of_small_batches_is_the_distance_of_the_domains_on_average(kind):
+    generator = torch.Generator().manual_seed(0)
+    stretch, shift = torch.linspace(0.5, 2, 32), 0.3
+
+    def batch(n, other):
+        z = torch.randn(n, 32, generator=generator)
+        return z * stretch + shift if other else z
+
+    terms = (Coral("coral", kind=kind), Coral("coral", kind=kind, unbiased=False))
+    pairs = [(batch(16, False), batch(13, other)) for other in (False, True) for _ in range(400)]
+    values = np.array([[of_pair(term, *pair) for pair in pairs] for term in terms]).reshape(2, 2, 400)
+    covariances = float(((stretch**2 - 1) ** 2).sum())
+    distance = {"covariance": covariances / (4 * 32**2), "mean": shift**2 + covariances / 32**2}[kind]
+    error = values.std(2, ddof=1) / 20
+    assert abs(values[0, 0].mean()) < 4 * error[0, 0], "two batches of one domain"
+    assert abs(values[0, 1].mean() - distance) < 4 * error[0, 1]
+    assert values[1, 0].mean() > distance / 2, "the paper's own value is mostly the error of the covariances"
 
 
 @pytest.mark.parametrize(("k", "expected"), [(1, 0.074612), (3, 0.609075)])
@@ -96,6 +116,23 @@ def test_class_confusion(recipe):
     value = MCC("mcc")(None, StepContext(passed(sure, sure), None))
     assert value.item() == pytest.approx(0, abs=1e-6)
     assert torch.autograd.grad(value, sure)[0].isfinite().all()
+
+
+@pytest.mark.parametrize("gap", [5.0, 25.0, 30.0])
+def test_class_confusion_of_a_rare_class_is_that_of_the_formula(gap):
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(8, 3, generator=generator)
+    logits[:, 2] -= gap
+    single, double = logits.clone().requires_grad_(), logits.double().requires_grad_()
+    value = MCC("mcc", temperature=1.0)(None, StepContext(passed(single, single), None))
+    p = double.softmax(1)
+    certainty = 1 + torch.exp((p * p.clamp(min=1e-5).log()).sum(1).detach())
+    confusion = (p * (8 * certainty / certainty.sum())[:, None]).T @ p
+    confusion = confusion / confusion.sum(1, keepdim=True)
+    theirs = (confusion.sum() - confusion.trace()) / 3
+    assert value.item() == pytest.approx(theirs.item(), abs=1e-5)
+    gradients = (torch.autograd.grad(of, at)[0] for of, at in ((value, single), (theirs, double)))
+    assert torch.allclose(*(gradient.double() for gradient in gradients), atol=1e-5)
 
 
 def test_distillation(recipe):

@@ -56,7 +56,9 @@ def test_training_is_that_of_a_run_without_average():
     assert not differing(state(plain), state(averaged))
 
 
-@pytest.mark.parametrize("options", [("strategy=linear_probe", "alpha=0"), ("strategy=lp_ft",), ("norm=frozen",)])
+@pytest.mark.parametrize(
+    "options", [("strategy=linear_probe", "alpha=0"), ("strategy=lp_ft", "strategy.probe_epochs=1"), ("norm=frozen",)]
+)
 def test_what_is_frozen_is_the_same_to_the_bit(options):
     config = compose(*RUN, "ema=0.9", "init=random", *options)
     before = state(build(config).task.model)

@@ -1,3 +1,5 @@
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -63,6 +65,13 @@ def test_ece_is_the_reference_value():
     evaluation = DomainMetrics(5)
     evaluation.update(logits, torch.from_numpy(y[1::2] // 2))
     assert float(evaluation.compute()["ece"]) == pytest.approx(0.245648, abs=2e-6)
+
+
+def test_logits_that_are_no_numbers_are_no_class():
+    metrics = DomainMetrics(3)
+    metrics.update(torch.randn(4, 3), torch.zeros(4, dtype=torch.long))
+    metrics.update(torch.full((1, 3), math.nan), torch.zeros(1, dtype=torch.long))
+    assert all(value.isnan() for value in metrics.compute().values())
 
 
 def test_two_evaluations_do_not_leak_into_each_other():

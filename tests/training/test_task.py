@@ -9,6 +9,7 @@ from torch.nn.functional import cross_entropy
 
 from tests.helpers import compose, fit
 from tlexp.data.batches import Batch
+from tlexp.errors import UsageError
 from tlexp.run_folder import read_history
 from tlexp.runs.build import build
 
@@ -106,16 +107,26 @@ def test_the_rates_that_are_logged_are_those_of_the_epochs_last_step(run_job):
 
 
 @pytest.mark.parametrize("alpha", ["0", "0.5", "inf"])
-def test_an_epoch_is_one_pass_over_the_target_for_every_alpha(alpha):
+def test_an_epoch_is_one_pass_over_the_target_unless_it_has_no_say(alpha):
     steps = Steps()
     components, _ = fit(compose(*RUN, f"alpha={alpha}", "epochs=2"), steps)
-    n = components.data.domains["target"].sizes()["train"]
+    counted = "source" if alpha == "inf" else "target"
+    n = components.data.domains[counted].sizes()["train"]
     assert len(steps.labels) == 2 * components.data.steps == 2 * -(-n // 5)
-    if alpha != "inf":
-        assert sum(step["target"] for step in steps.labels) == 2 * n
-    if alpha != "0":
+    assert sum(step[counted] for step in steps.labels) == 2 * n
+    if alpha == "0.5":
         assert {step["source"] for step in steps.labels} == {5}
     assert all(("target" in step) == (alpha != "inf") for step in steps.labels)
+
+
+@pytest.mark.parametrize(("alpha", "role"), [("inf", "target"), ("0.5", "source")])
+def test_the_role_whose_passes_are_counted_can_be_chosen(alpha, role):
+    steps = Steps()
+    components, _ = fit(compose(*RUN, f"alpha={alpha}", "epochs=1", f"epochs_of={role}"), steps)
+    n = components.data.domains[role].sizes()["train"]
+    assert len(steps.labels) == components.data.steps == -(-n // 5)
+    with pytest.raises(UsageError, match="epochs_of=source: alpha=0 does not train on the source"):
+        compose(*RUN, "alpha=0", "epochs_of=source")
 
 
 def test_two_validation_sets_keep_their_names_and_values():

@@ -128,12 +128,14 @@ class Stage:
         parameters: names of the parameters it owns.
         buffers: names of the buffers it owns, running statistics among them.
         modules: names of the modules whose mode (train or eval) is this stage's alone.
+        beside_head: whether it belongs to the head, such as a normalisation above the last block.
     """
 
     name: str
     parameters: tuple[str, ...]
     buffers: tuple[str, ...]
     modules: tuple[str, ...]
+    beside_head: bool = False
 
     def inside(self, prefix: str) -> "Stage":
         """Returns the stage with its names inside a larger module."""

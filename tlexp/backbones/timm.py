@@ -2,6 +2,7 @@
 
 import difflib
 import warnings
+from dataclasses import replace
 from math import floor
 from typing import Any
 
@@ -17,6 +18,7 @@ from tlexp.backbones.base import InputSpec, Stage, check_size, group_stages, mea
 from tlexp.backbones.batchnorm import has_statistics
 from tlexp.errors import UsageError
 
+CLASSIFIER = "classifier"
 POSITIONS = ("pos_embed", "relative_position_bias_table", "rel_pos", "attention_biases")
 
 
@@ -123,17 +125,34 @@ class TimmBackbone(nn.Module):
         """Groups as timm itself does: the stem, then each stage or, where that is but one, each block; where timm has
         no grouping, by children.
         """
-        tensors = [*dict(self.body.named_parameters()), *dict(self.body.named_buffers())]
+        ids, _ = self._ids(coarse=True)
+        if len(set(ids.values())) <= 3:
+            ids, _ = self._ids(coarse=False)
+        return self._grouped(self._with_trailing_norms(ids))
+
+    def blocks(self) -> list[Stage]:
+        """Groups as timm's own layer decay does: by block; what it groups with the classifier is `beside_head`."""
+        ids, of_head = self._ids(coarse=False)
+        return [
+            replace(block, beside_head=index == of_head)
+            for index, block in zip(sorted(set(ids.values())), self._grouped(ids), strict=True)
+        ]
+
+    def _ids(self, coarse: bool) -> tuple[dict[str, int], int]:
+        """Returns the group of every tensor in timm's order, and that of a classifier; by children without timm's."""
+        names = [*dict(self.body.named_parameters()), *dict(self.body.named_buffers())]
         try:
-            ids = group_parameters(self.body, self.body.group_matcher(coarse=True), reverse=True)
-            if len(set(ids.values())) <= 3:
-                ids = group_parameters(self.body, self.body.group_matcher(coarse=False), reverse=True)
+            whole: Any = WithClassifier(self.body)
+            ids: dict[str, int] = group_parameters(whole, self.body.group_matcher(coarse=coarse), reverse=True)
             ids |= {name: _beside(name, ids) for name, _ in self.body.named_buffers()}
-            ids = {name: ids[name] for name in tensors}
+            return {name: ids[name] for name in names}, ids[CLASSIFIER]
         except (AttributeError, NotImplementedError, AssertionError, KeyError):
-            children = list(dict.fromkeys(_child(name) for name in tensors))
-            ids = {name: children.index(_child(name)) for name in tensors}
-        ids = self._with_trailing_norms(ids)
+            children = list(dict.fromkeys(_child(name) for name in names))
+            return {name: children.index(_child(name)) for name in names}, len(children)
+
+    def _grouped(self, ids: dict[str, int]) -> list[Stage]:
+        """Returns the stages of tensors by the number of their group, in order."""
+        tensors = list(ids)
         members: dict[int, list[str]] = {}
         for name in tensors:
             members.setdefault(ids[name], []).append(f"body.{name}")
@@ -206,6 +225,17 @@ class TimmBackbone(nn.Module):
             edge = int(shape[1] ** 0.5)  # patch tokens form a square, after prefix tokens such as the class token
             fitted = resample_abs_pos_embed(given, [edge, edge], num_prefix_tokens=shape[1] - edge**2)
         return fitted
+
+
+class WithClassifier:
+    """Names the parameters of a model as if it had a classifier, for timm's grouping; it is built without one."""
+
+    def __init__(self, body: nn.Module) -> None:
+        self._body = body
+
+    def named_parameters(self) -> list[tuple[str, nn.Parameter]]:
+        """Returns the model's parameters and one for the classifier."""
+        return [*self._body.named_parameters(), (CLASSIFIER, nn.Parameter(torch.empty(0)))]
 
 
 def _by_channel(values: tuple[float, ...], channels: int) -> tuple[float, ...]:

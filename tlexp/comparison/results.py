@@ -10,7 +10,7 @@ import pandas as pd
 
 from tlexp import run_folder
 from tlexp.comparison.axes import ABSENT, REPLICATES, Values, baseline_values, changes_test_set, is_problem, method_axes
-from tlexp.comparison.statistics import Interval, mean_interval
+from tlexp.comparison.statistics import DIGITS, Interval, mean_interval
 from tlexp.errors import UsageError
 from tlexp.metric_names import higher_is_better
 
@@ -178,12 +178,12 @@ class SweepResults:
         """Returns the configuration with the best mean validation value among those with the most repetitions.
 
         Test values play no part (Gulrajani and Lopez-Paz 2021: the selection rule affects results more than the method
-        does). Of equal ones the first of the grid is taken.
+        does). Of those that are equal to `DIGITS` digits the first of the grid is taken.
         """
         most = max(len(config.frame) for config in configs)
         complete = [config for config in configs if len(config.frame) == most]
         sign = 1 if higher_is_better(self.monitor) else -1
-        return max(complete, key=lambda config: sign * config.score)
+        return max(complete, key=lambda config: round(sign * config.score, DIGITS))
 
 
 def tidy_frame(points: Sequence[Mapping[str, Any]], metrics: Metrics) -> pd.DataFrame:

@@ -7,7 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-ROUNDING_ERROR = 1e-12  # of a subtraction: differences that vary by less do not vary
+# Metrics are measured in single precision: what is equal to this many digits after the point is equal. Finer digits
+# would break ties, and give a p-value to differences that do not vary.
+DIGITS = 6
 MIN_DATA_SETS = 5  # a ranking over fewer data sets says next to nothing
 MIN_METHODS = 3
 # All signs of up to 13 pairs, SciPy's own limit for an exact permutation test; more pairs are sampled, reproducibly.
@@ -32,7 +34,7 @@ class PairedDifference:
         interval: mean of the differences with its 95 % t interval.
         p: two-sided p-value of the paired t-test; NaN where the differences do not vary.
         d_z: effect size, mean over standard deviation of the differences.
-        values: the differences.
+        values: the differences, to `DIGITS` digits.
     """
 
     interval: Interval
@@ -58,11 +60,10 @@ def paired_difference(a: Sequence[float], b: Sequence[float]) -> PairedDifferenc
     """
     if len(a) != len(b):
         raise ValueError(f"{len(a)} and {len(b)} values cannot be paired; run both on the same seeds")
-    differences = np.asarray(a, dtype=float) - np.asarray(b, dtype=float)
-    sd = float(differences.std(ddof=1)) if len(differences) > 1 else 0.0
-    varies = sd > ROUNDING_ERROR
+    differences = (np.asarray(a, dtype=float) - np.asarray(b, dtype=float)).round(DIGITS)
+    varies = len(np.unique(differences)) > 1
     p = float(stats.ttest_1samp(differences, 0.0).pvalue) if varies else float("nan")
-    d_z = float(differences.mean() / sd) if varies else float("nan")
+    d_z = float(differences.mean() / differences.std(ddof=1)) if varies else float("nan")
     values = tuple(differences.tolist())
     return PairedDifference(mean_interval(values), p, d_z, values)
 
@@ -76,7 +77,7 @@ def wilcoxon(differences: Sequence[float]) -> tuple[float, float]:
     Raises:
         ValueError: where all pairs are equal.
     """
-    rounded = np.round(np.asarray(differences, dtype=float), 12)
+    rounded = np.round(np.asarray(differences, dtype=float), DIGITS)
     nonzero = rounded[rounded != 0]
     if not len(nonzero):
         raise ValueError("all pairs are equal: there is nothing to test")
@@ -121,6 +122,8 @@ class Ranking:
 def rank_methods(scores: NDArray[np.float64]) -> Ranking:
     """Ranks methods by scores (data sets, methods); a row is a data set averaged over seeds, never a seed.
 
+    Scores that are equal to `DIGITS` digits have the same rank.
+
     Raises:
         ValueError: for fewer than five data sets or three methods.
     """
@@ -128,8 +131,9 @@ def rank_methods(scores: NDArray[np.float64]) -> Ranking:
     if data_sets < MIN_DATA_SETS or methods < MIN_METHODS:
         minimum = f"needs at least {MIN_DATA_SETS} and {MIN_METHODS}"
         raise ValueError(f"{data_sets} data sets and {methods} methods: a ranking {minimum}")
-    mean_ranks = stats.rankdata(-scores, axis=1).mean(0)
-    friedman = stats.friedmanchisquare(*scores.T)
+    rounded = scores.round(DIGITS)
+    mean_ranks = stats.rankdata(-rounded, axis=1).mean(0)
+    friedman = stats.friedmanchisquare(*rounded.T)
     quantile = stats.studentized_range.ppf(0.95, methods, np.inf) / np.sqrt(2)
     critical = float(quantile * np.sqrt(methods * (methods + 1) / (6 * data_sets)))
     return Ranking(mean_ranks, float(friedman.statistic), float(friedman.pvalue), critical)

@@ -204,10 +204,12 @@ class Config:
     seed: int = 0
     split_seed: int = 0
     epochs: int = MISSING
+    epochs_of: str | None = None
     lr: float = MISSING
     lr_find: bool = False
     batch_size: int = MISSING
     monitor: str = MISSING
+    choose_from: str = "last_phase"
     patience: int | None = None
     ema: float | None = None
     allow_partial: bool = False
@@ -221,6 +223,11 @@ class Config:
     def __post_init__(self) -> None:
         DomainWeights(self.alpha)  # checks its range
         _one_of("head", self.head, ("auto", "one", "two"))
+        _one_of("choose_from", self.choose_from, ("last_phase", "all"))
+        if self.epochs_of is not None:
+            _one_of("epochs_of", self.epochs_of, ("target", "source"))
+            remedy = f"alpha={self.alpha:g} does not train on the source; use epochs_of=target"
+            _require(self.epochs_of == "target" or self.weights.trains_source, "epochs_of", self.epochs_of, remedy)
         _require(self.head_hidden >= 0, "head_hidden", self.head_hidden, "units of a hidden layer, or 0 for none")
         _require(0 <= self.head_dropout < 1, "head_dropout", self.head_dropout, "must lie in [0, 1)")
         _one_of("norm", self.norm, POLICIES)
@@ -260,6 +267,11 @@ class Config:
         return replace(self, tracking=replace(self.tracking, uri=uri))
 
     @property
+    def counted_role(self) -> str:
+        """Whose passes are counted as epochs: with alpha = inf the source's, since the target has no say."""
+        return self.epochs_of or ("target" if self.weights.trains_target else "source")
+
+    @property
     def label(self) -> str:
         """Returns a name to read: strategy, data, alpha and seed."""
         return f"{self.strategy['name']}-{self.data.name}-a{self.alpha:g}-s{self.seed}"
@@ -295,9 +307,11 @@ class Config:
             allow_partial=False,
             seed=pretrain.seed,
             epochs=pretrain.epochs,
+            epochs_of=None,
             lr=pretrain.lr,
             batch_size=pretrain.batch_size,
             monitor="val/target/nll",
+            choose_from="last_phase",
             patience=None,
             ema=None,
         )

@@ -102,7 +102,7 @@ def ordered(n: int, balance: Indices | None, seed: int, name: str, number: int) 
 
 
 class ShuffledBatches(Sampler[Pick]):
-    """The target's training batches: as many examples as there are in each epoch, in batches of at most `batch_size`.
+    """Training batches of whole passes: as many examples as there are in each epoch, at most `batch_size` in a batch.
 
     The batches of an epoch are as equal as they can be, so that there is no small last one (17 examples in
     batches of 8 are 6 + 6 + 5), and each step weighs about as much as any other. Each example comes once, unless
@@ -110,9 +110,17 @@ class ShuffledBatches(Sampler[Pick]):
     """
 
     def __init__(
-        self, n: int, batch_size: int, seed: int, rank: int = 0, world: int = 1, balance: Indices | None = None
+        self,
+        n: int,
+        batch_size: int,
+        seed: int,
+        rank: int = 0,
+        world: int = 1,
+        balance: Indices | None = None,
+        role: str = "target",
     ) -> None:
         self.n, self.batch_size, self.seed, self.balance = n, batch_size, seed, balance
+        self.stream = f"batches/{role}"
         self.rank, self.world, self.epoch = rank, world, 0
 
     def __len__(self) -> int:
@@ -123,13 +131,13 @@ class ShuffledBatches(Sampler[Pick]):
         self.epoch = epoch
 
     def __iter__(self) -> Iterator[Pick]:
-        order, times = ordered(self.n, self.balance, self.seed, "batches/target", self.epoch)
+        order, times = ordered(self.n, self.balance, self.seed, self.stream, self.epoch)
         for batch, before in zip(np.array_split(order, len(self)), np.array_split(times, len(self)), strict=True):
             yield _part(batch, before, self.rank, self.world)
 
 
 class CycledBatches(Sampler[Pick]):
-    """Another role's training batches: one for each of the target's, from an endless stream.
+    """Training batches from an endless stream: one for each of the role's whose passes are counted.
 
     The stream is the data over and over, reshuffled at each wrap; epoch e continues where e - 1 stopped.
     """

@@ -62,13 +62,14 @@ class TransferDataModule(pl.LightningDataModule):
         domains: `target`, and where they take part `source`, `shifted` (tested only) and `reference` (the source, for
             terms that look at its validation split before training).
         spec: the backbone's input.
-        batch_size: target examples of a step over all processes, and as many of the source.
+        batch_size: examples of each role in a step over all processes.
         seed: of the named streams that batches are drawn from.
         train_roles: the roles whose training batches a step needs, perhaps `unlabelled` (of the target) among them.
         evaluated_roles: the roles that are validated and tested; None for `target` and `source`.
         options: how examples come from the disk to a step.
         frozen_features: where the backbone is frozen and every example always the same, its output is computed once.
         first_epoch: the epoch that comes next in a run that is resumed.
+        counted: the role of which an epoch is one pass; batches of the others are cut from endless streams.
     """
 
     def __init__(
@@ -82,10 +83,12 @@ class TransferDataModule(pl.LightningDataModule):
         options: LoaderOptions = LoaderOptions(),
         frozen_features: FrozenFeatures | None = None,
         first_epoch: int = 0,
+        counted: str = "target",
     ) -> None:
         super().__init__()
         self.spec, self.batch_size, self.seed = spec, batch_size, seed
         self.train_roles, self.options, self.first_epoch = train_roles, options, first_epoch
+        self.counted = counted
         self.domains = {role: domains[role] for role in ("target", "source") if role in domains}
         self.evaluated_roles = evaluated_roles or tuple(self.domains)
         self.shifted = domains.get("shifted")
@@ -204,8 +207,8 @@ class TransferDataModule(pl.LightningDataModule):
 
     @property
     def steps(self) -> int:
-        """Batches of an epoch: one pass over the target, whatever alpha is."""
-        return steps_per_epoch(self.domains["target"].sizes()["train"], self.batch_size)
+        """Batches of an epoch: one pass over the target, whatever alpha is, unless the target does not train."""
+        return steps_per_epoch(self.domains[self.counted].sizes()["train"], self.batch_size)
 
     def _rank_and_world(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
@@ -236,8 +239,8 @@ class TransferDataModule(pl.LightningDataModule):
         for role in self.train_roles:
             labels = self._all[role].labels("train").numpy()
             n, balance = len(labels), labels if self.options.balanced and role != "unlabelled" else None
-            if role == "target":
-                batches: Any = ShuffledBatches(n, self.batch_size, self.seed, rank, world, balance)
+            if role == self.counted:
+                batches: Any = ShuffledBatches(n, self.batch_size, self.seed, rank, world, balance, role)
             else:
                 batches = CycledBatches(n, self.batch_size, self.steps, self.seed, rank, world, balance, role)
             batches.set_epoch(self.first_epoch)  # workers draw from it before Lightning says which epoch it is

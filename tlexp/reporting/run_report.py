@@ -7,7 +7,6 @@ from typing import Any
 import pytorch_lightning as pl
 from rich.markup import escape
 from rich.table import Table
-from torch import nn
 
 from tlexp.config.schema import Config, ui_command
 from tlexp.data.datamodule import TransferDataModule
@@ -35,7 +34,7 @@ class StartReport(pl.Callback):
         rates = {g["name"].removesuffix("/no_decay"): g["initial_lr"] for g in groups}
         decays = {g["name"].removesuffix("/no_decay"): g.get("weight_decay", 0.0) for g in reversed(groups)}
         trained = [task.strategy.trainable(epoch) for epoch in task.optimization.epochs]
-        print_table(console, stage_table(task.model, rates, decays, trained, dict(task.terms)))
+        print_table(console, stage_table(task.model, rates, decays, trained, _sizes_of_terms(groups)))
 
 
 def start_facts(config: Config, components: RunComponents, trainer: pl.Trainer) -> dict[str, object]:
@@ -49,8 +48,8 @@ def start_facts(config: Config, components: RunComponents, trainer: pl.Trainer) 
     cut = {name: value for name, value in limits.items() if isinstance(value, int) or value != 1.0}
     notices += [f"trainer.{name}={value}: only a part of that split is used" for name, value in cut.items()]
     cycled = data.steps * data.batch_size
-    seen = {"target": data.domains["target"].sizes()["train"], "source": cycled, "unlabelled": cycled}
-    examples = ", ".join(f"{seen[role]} of the {role}" for role in data.train_roles)
+    seen = {data.counted: data.domains[data.counted].sizes()["train"]}
+    examples = ", ".join(f"{seen.get(role, cycled)} of the {role}" for role in data.train_roles)
     steps, batches = int(trainer.estimated_stepping_batches), trainer.num_training_batches
     facts: dict[str, object] = {
         "strategy": config.strategy["name"],
@@ -67,11 +66,18 @@ def start_facts(config: Config, components: RunComponents, trainer: pl.Trainer) 
         "resumed": f"after epoch {trainer.current_epoch}" if trainer.current_epoch else "",
         "device": f"{trainer.strategy.root_device}, precision {trainer.precision}",
         "learning rate": f"{task.lr:g}, from lr_find (lr_find.png)" if config.lr_find else "",
-        "checkpoint": f"best {config.monitor}" + (f", of averaged weights (ema {config.ema:g})" if config.ema else ""),
+        "checkpoint": _checkpoint(config, task.last_phase),
         "seeds": f"seed {config.seed}, split_seed {config.split_seed}, config {config.hash}",
     }
     facts = {key: value for key, value in facts.items() if value}
     return facts | ({"note": "\n".join(notices)} if notices else {})
+
+
+def _checkpoint(config: Config, last_phase: int) -> str:
+    """Returns what selects the checkpoint that is kept."""
+    averaged = f", of averaged weights (ema {config.ema:g})" if config.ema else ""
+    only = f", from epoch {last_phase + 1} on, when the last phase begins"
+    return f"best {config.monitor}" + only * (last_phase > 0 and config.choose_from == "last_phase") + averaged
 
 
 def _accumulation(trainer: pl.Trainer, batch_size: int) -> str:
@@ -113,7 +119,7 @@ def stage_table(
     rates: Mapping[str, float],
     decays: Mapping[str, float],
     trained: Sequence[Set[str]],
-    terms: Mapping[str, nn.Module],
+    terms: Mapping[str, int],
 ) -> Table:
     """Returns each stage's parameters, when it trains, its mode in the first epoch, its learning rate and weight decay.
 
@@ -122,7 +128,7 @@ def stage_table(
         rates: of the stages that ever train.
         decays: of the same, for weights; biases and other vectors have none.
         trained: the names of the stages that train, by epoch.
-        terms: those with parameters of their own have a row each.
+        terms: numbers of parameters that terms train themselves, by what trains at one rate.
     """
     table = Table("stage", "parameters", "trains", "mode", "lr", "decay", title="Stages", title_justify="left")
     parameters = dict(model.named_parameters())
@@ -132,15 +138,22 @@ def stage_table(
         rate, decay = (f"{known[stage.name]:g}" if stage.name in known else "-" for known in (rates, decays))
         when = epochs_in_words([stage.name in names for names in trained])
         table.add_row(stage.name, f"{count:,}", when, " and ".join(sorted(modes)) or "-", rate, decay)
-    for name, term in terms.items():
-        if count := sum(p.numel() for p in term.parameters() if p.requires_grad):
-            rate, decay = (f"{known[f'terms.{name}']:g}" for known in (rates, decays))
-            table.add_row(f"terms.{name}", f"{count:,}", "yes", "train", rate, decay)
+    for name, count in terms.items():
+        table.add_row(name, f"{count:,}", "yes", "train", f"{rates[name]:g}", f"{decays[name]:g}")
     total = sum(p.numel() for p in model.parameters())
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
     suffix = "" if len(set(map(frozenset, trained))) == 1 else " in epoch 1"
     table.add_row("all", f"{total:,}", f"{trainable:,}{suffix}", "", "", "")
     return table
+
+
+def _sizes_of_terms(groups: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    """Returns how many parameters of terms the optimizer's groups have, by the group's name."""
+    counts: dict[str, int] = {}
+    for group in groups:
+        if (name := group["name"].removesuffix("/no_decay")).startswith("terms."):
+            counts[name] = counts.get(name, 0) + sum(p.numel() for p in group["params"])
+    return counts
 
 
 def epochs_in_words(by_epoch: Sequence[bool]) -> str:
@@ -175,6 +188,9 @@ def print_result(
     if "forgetting" in metrics:
         after, change = metrics["test/source/accuracy"], -metrics["forgetting"]
         console.print(f"source test accuracy {after:.4f}, {change:+.4f} since its own training")
+    if metrics["best_epoch"] < metrics["last_phase"]:
+        rest = f"before the last phase, which begins with epoch {metrics['last_phase'] + 1}"
+        console.print(f"the kept checkpoint is that of epoch {metrics['best_epoch'] + 1}, {rest}")
     for name, value in components.task.strategy.selected().items():
         console.print(f"selected by validation: {name} = {value:g}")
     lines = [f"weights: {components.start.weights}", f"folder: {folder}"]

@@ -34,6 +34,7 @@ from tlexp.runs.domains import open_cache, read_domain
 from tlexp.runs.init import load_weights, read_init
 from tlexp.runs.trainer_options import validate_schedule, validate_trainer
 from tlexp.runs.validation import (
+    smallest_batch,
     validate_alpha,
     validate_batch_norm,
     validate_monitor,
@@ -72,10 +73,12 @@ def build(config: Config, first_epoch: int = 0) -> RunComponents:
     backbone = build_backbone(config, metadata)
     augment = instantiate("augment", config.augment)
     # Few labels are common, and the target is the same for every alpha; the source has to have enough of its own.
-    batch_size = min(config.batch_size, max(1, domains["target"].sizes()["train"]))
+    counted = config.counted_role
+    batch_size = min(config.batch_size, max(1, domains[counted].sizes()["train"]))
     check_domains(domains, backbone.input, batch_size, plan.train_roles, augment)
     ranks = count_ranks(config.trainer)
-    validate_sizes(config, domains, backbone.input, batch_size, plan.train_roles, ranks, plan.min_batch_size)
+    smallest = {role: smallest_batch(domains[role], role == counted, batch_size) for role in plan.batch_roles}
+    validate_sizes(config, domains, backbone.input, batch_size, smallest, ranks, plan.min_batch_size)
     reference = read_reference(config, plan, domains, metadata, cache)
     start = load_start(config, backbone, state, metadata, bool(augment), reference is not None)
 
@@ -87,13 +90,14 @@ def build(config: Config, first_epoch: int = 0) -> RunComponents:
     with fork_rng(config.seed, "strategy"):
         strategy.prepare(model)
     epochs = range(config.trainer["max_epochs"])
+    notices = strategy.plan(len(epochs))
     trained = trained_stages(strategy, epochs)
-    notices = validate_alpha(config, model, trained)
+    notices += validate_alpha(config, model, trained)
     if augment and isinstance(backbone.input, InputSpec) and not is_reproducible(augment, backbone.input):
         own = "has random numbers of its own, which seed= does not reach: no two runs are the same"
         notices.append(f"augment={augment.name}: {own}; draw from torch, numpy.random or random")
     model.set_trainable(trained)
-    validate_batch_norm(model, domains, batch_size, plan.train_roles, ranks)
+    validate_batch_norm(model, batch_size, smallest, ranks)
 
     # 6. The terms and the objective.
     frozen_backbone = not trained - {stage.name for stage in model.head_stages}
@@ -116,6 +120,7 @@ def build(config: Config, first_epoch: int = 0) -> RunComponents:
         LoaderOptions(cache, augment, config.data.sampling == "balanced", config.workers, plan.views),
         frozen_features,
         first_epoch,
+        counted,
     )
 
     validate_schedule(config, data.steps)
@@ -130,7 +135,7 @@ def build(config: Config, first_epoch: int = 0) -> RunComponents:
             notices.append(f"source and target have a head each, since their classes differ: {hint}")
     if batch_size < config.batch_size:
         notices.append(
-            f"batch_size={config.batch_size}: the target has {batch_size} training examples, so batches have too"
+            f"batch_size={config.batch_size}: the {counted} has {batch_size} training examples, so batches have too"
         )
     if data.shifted and not np.array_equal(data.shifted.split.test, domains["target"].split.test):
         notices.append("shifted: tests other examples than the target's own")
@@ -169,6 +174,11 @@ class RunPlan:
     monitor_mode: str
     train_roles: tuple[str, ...]
     domain_roles: tuple[str, ...]
+
+    @property
+    def batch_roles(self) -> tuple[str, ...]:
+        """The domains of which a training step needs a batch of labelled examples."""
+        return tuple(role for role in self.train_roles if role != "unlabelled")
 
     @property
     def min_batch_size(self) -> int:

@@ -41,6 +41,7 @@ def collect_result(
         "monitor": config.monitor,
         "best_epoch": checkpoint["epoch"],
         "epochs_run": len(history),
+        "last_phase": task.last_phase,
         "lr": task.lr,
         **task.strategy.selected(),
         "test_examples": tested,

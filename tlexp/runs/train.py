@@ -1,21 +1,20 @@
 """Training one run in this process, which may be one rank of several: build, fit, test, record."""
 
-import math
 import time
 from pathlib import Path
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
 
 from tlexp import run_folder
 from tlexp.config.schema import Config
-from tlexp.errors import TrainingDivergedError, UsageError
+from tlexp.errors import UsageError
 from tlexp.reporting import figures
 from tlexp.reporting.console import Output
 from tlexp.reporting.progress import TrainingProgress
 from tlexp.reporting.run_report import StartReport, print_result
 from tlexp.runs.build import build
+from tlexp.runs.checkpoint import BestCheckpoint, StopInLastPhase
 from tlexp.runs.lr_finder import find_lr
 from tlexp.runs.resources import ResourceMeter
 from tlexp.runs.result import collect_result, record_result, save_figure
@@ -24,6 +23,7 @@ from tlexp.runs.trainer import apply_model_options, make_trainer, quiet
 from tlexp.tracking.mlflow_run import MLflowRun
 from tlexp.tracking.run_logger import RunLogger
 from tlexp.training.setup import RunComponents
+from tlexp.training.task import TransferTask
 
 
 def train(config: Config, folder: Path, mlflow_run: MLflowRun, output: Output) -> None:
@@ -37,7 +37,7 @@ def train(config: Config, folder: Path, mlflow_run: MLflowRun, output: Output) -
 
     Raises:
         UsageError: for a mistake of the user, before the first step.
-        TrainingDivergedError: after training, where the monitored metric is never finite.
+        TrainingDivergedError: in the first epoch of which a loss or a validation metric is not finite.
     """
     started = time.perf_counter()
     interrupted = find_interrupted(config, folder)
@@ -45,15 +45,7 @@ def train(config: Config, folder: Path, mlflow_run: MLflowRun, output: Output) -
     components = build(config, first_epoch)
     data, task = components.data, components.task
     run_logger = RunLogger(mlflow_run, folder, first_epoch)
-    best = ModelCheckpoint(
-        folder,
-        Path(run_folder.BEST_CHECKPOINT).stem,
-        config.monitor,
-        mode=components.monitor_mode,
-        auto_insert_metric_name=False,
-        enable_version_counter=False,
-        save_weights_only=True,  # the optimizer's state is twice as large, and what resumes needs is in last.ckpt
-    )
+    best = BestCheckpoint(folder, config.monitor, components.monitor_mode, first_competing_epoch(config, task))
     data.materialize()
     apply_model_options(task.model, config.trainer)
     with quiet():
@@ -80,9 +72,6 @@ def train(config: Config, folder: Path, mlflow_run: MLflowRun, output: Output) -
             cause = f"trainer.max_time={given}: ended" if given else "trainer: training ended"
             raise UsageError(f"{cause} before a validation; {remedy}")
         checkpoint = torch.load(best.best_model_path, map_location="cpu", weights_only=True)
-        if not math.isfinite(value := checkpoint["tlexp"]["metrics"][config.monitor]):
-            reason = f"training diverged (NaN or inf): the best {config.monitor} is {value}"
-            raise TrainingDivergedError(f"{reason}; lower lr={task.lr:g}")
         task.load_state_dict(checkpoint["state_dict"])
         trainer.test(task, datamodule=data, verbose=False)
     if trainer.is_global_zero:
@@ -101,5 +90,11 @@ def make_callbacks(config: Config, components: RunComponents, output: Output) ->
     if config.trainer.get("enable_progress_bar", True):
         callbacks.append(TrainingProgress(config.monitor, output))
     if config.patience is not None:
-        callbacks.append(EarlyStopping(config.monitor, mode=components.monitor_mode, patience=config.patience))
+        first = first_competing_epoch(config, components.task)
+        callbacks.append(StopInLastPhase(config.monitor, components.monitor_mode, config.patience, first))
     return callbacks
+
+
+def first_competing_epoch(config: Config, task: TransferTask) -> int:
+    """Returns the epoch from which on checkpoints compete: the last phase's first, unless all are wanted."""
+    return 0 if config.choose_from == "all" else task.last_phase

@@ -1,6 +1,6 @@
 """What cannot work together, reported in one line before anything is trained."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 
 from tlexp.backbones.base import InputSpec, TextSpec
 from tlexp.backbones.batchnorm import has_statistics
@@ -64,7 +64,7 @@ def validate_sizes(
     domains: Mapping[str, Domain],
     spec: InputSpec | TextSpec,
     batch_size: int,
-    train_roles: Collection[str],
+    smallest: Mapping[str, int],
     ranks: int,
     min_batch_size: int,
 ) -> None:
@@ -74,8 +74,8 @@ def validate_sizes(
         config: the run's configuration.
         domains: by role.
         spec: the backbone's input.
-        batch_size: target examples of a step over all processes.
-        train_roles: the roles that a training step needs.
+        batch_size: examples of a step over all processes.
+        smallest: examples in the smallest training batch of each role that trains.
         ranks: number of processes.
         min_batch_size: examples of a batch that each process needs.
 
@@ -87,9 +87,8 @@ def validate_sizes(
         raise UsageError(f"{options}: mix images, but the data are {spec.kind}; use 0")
     for role, domain in domains.items():
         sizes = domain.sizes()
-        smallest = smallest_batch(domain, role, batch_size)
-        if role in train_roles and smallest < ranks * min_batch_size:
-            reason = f"the smallest batch of the {role} has {smallest} examples for {ranks} processes"
+        if role in smallest and smallest[role] < ranks * min_batch_size:
+            reason = f"the smallest batch of the {role} has {smallest[role]} examples for {ranks} processes"
             reason += f" that need {min_batch_size} each" if min_batch_size > 1 else ""
             raise UsageError(f"batch_size={batch_size}: {reason}; use a larger one or fewer trainer.devices")
         for split in ("test",) if role == "shifted" else ("val", "test"):
@@ -98,15 +97,19 @@ def validate_sizes(
                 raise UsageError(f"trainer.devices={ranks}: {reason}")
 
 
-def smallest_batch(domain: Domain, role: str, batch_size: int) -> int:
-    """Returns the number of examples in the smallest training batch: an epoch divides the target evenly."""
+def smallest_batch(domain: Domain, divided: bool, batch_size: int) -> int:
+    """Returns the number of examples in a domain's smallest training batch.
+
+    Args:
+        domain: what trains.
+        divided: whether an epoch divides its examples evenly; else batches are cut from an endless stream of them.
+        batch_size: examples of a step over all processes.
+    """
     size = domain.sizes()["train"]
-    return size // steps_per_epoch(size, batch_size) if role == "target" else batch_size
+    return size // steps_per_epoch(size, batch_size) if divided else batch_size
 
 
-def validate_batch_norm(
-    model: TransferModel, domains: Mapping[str, Domain], batch_size: int, train_roles: Collection[str], ranks: int
-) -> None:
+def validate_batch_norm(model: TransferModel, batch_size: int, smallest: Mapping[str, int], ranks: int) -> None:
     """Checks that BatchNorm layers which normalise by a batch get two examples of it on every process.
 
     A variance of one example is 0, and torch refuses it where a layer has one value per channel.
@@ -116,9 +119,9 @@ def validate_batch_norm(
     """
     if not any(has_statistics(module) and module.training for module in model.modules()):
         return
-    for role in set(train_roles) & set(domains):
-        if (smallest := smallest_batch(domains[role], role, batch_size)) < 2 * ranks:
-            reason = f"the smallest batch of the {role} has {smallest} examples for {ranks} processes"
+    for role, size in smallest.items():
+        if size < 2 * ranks:
+            reason = f"the smallest batch of the {role} has {size} examples for {ranks} processes"
             remedy = "and BatchNorm needs two on each; use another batch_size=, fewer trainer.devices=, or norm=frozen"
             raise UsageError(f"batch_size={batch_size}: {reason}, {remedy}")
 

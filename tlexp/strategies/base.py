@@ -34,9 +34,28 @@ class Strategy(nn.Module):
             UsageError: where model and strategy do not fit.
         """
 
+    def plan(self, epochs: int) -> list[str]:
+        """Decides when its phases begin, once the model is prepared.
+
+        Args:
+            epochs: of the run.
+
+        Returns:
+            What a reader of the result should know about them.
+
+        Raises:
+            UsageError: where the run is too short for them.
+        """
+        return []
+
     def trainable(self, epoch: int) -> Set[str]:
         """Returns the names of the stages that train in an epoch: a pure function, so that a resumed run agrees."""
         raise NotImplementedError
+
+    @property
+    def schedule_starts(self) -> tuple[int, ...]:
+        """The epochs in which the schedule of the learning rate begins, 0 first."""
+        return (0,)
 
     def lr_scale(self, stage: Stage) -> float:
         """Returns the factor of the base learning rate for a stage's parameters."""

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from tlexp.backbones.base import Stage
@@ -15,6 +16,8 @@ from tlexp.models.logistic_regression import LogisticRegressionSolver
 from tlexp.models.transfer_model import TransferModel
 from tlexp.objective.joint import Objective
 from tlexp.strategies.heads_only import HeadsOnly
+
+CS = (-6, 2, 45)  # exponents of ten of the smallest and the largest inverse strength, and the number of values
 
 
 class ClosedProbe(HeadsOnly):
@@ -37,7 +40,7 @@ class ClosedProbe(HeadsOnly):
 
     c: Tensor
 
-    def __init__(self, name: str, low: float = -6, high: float = 2, steps: int = 45) -> None:
+    def __init__(self, name: str, low: float = CS[0], high: float = CS[1], steps: int = CS[2]) -> None:
         super().__init__(name, "target")
         if not low <= high:
             raise UsageError(f"strategy.low={low}: must be at most strategy.high={high}")
@@ -49,8 +52,7 @@ class ClosedProbe(HeadsOnly):
     def prepare(self, model: TransferModel) -> None:
         """Checks that the head is linear."""
         super().prepare(model)
-        if not isinstance(model.heads["target"], nn.Linear):
-            raise UsageError(f"strategy={self.name}: solves one linear layer; use head_hidden=0 head_dropout=0")
+        check_linear(model, self.name, "head_hidden=0 head_dropout=0")
 
     def check(self, objective: Objective, terms: Set[str], balanced: bool) -> None:
         """Refuses what the solver would ignore."""
@@ -70,23 +72,55 @@ class ClosedProbe(HeadsOnly):
 
     def on_fit_start(self, model: TransferModel, objective: Objective, data: TransferDataModule) -> None:
         """Solves the head and keeps the best on the validation split."""
-        sets = {role: data.features(model, role, "train") for role in objective.roles}
-        features, labels = (torch.cat(column) for column in zip(*sets.values(), strict=True))
-        n = len(next(iter(sets.values()))[1])  # so that the first role's examples weigh 1, as without a source
-        weights = [
-            example_weights(role_labels, objective.criteria[role], objective.weights.relative(role) * n)
-            for role, (_, role_labels) in sets.items()
-        ]
-        solver = LogisticRegressionSolver(features, labels, model.classes["target"], np.concatenate(weights))
-        val_features, val_labels = data.features(model, "target", "val")
-        with torch.no_grad():
-            losses = [float(F.cross_entropy(layer(val_features), val_labels)) for layer in solver.path(self.cs)]
-        self.c.fill_(float(self.cs[int(np.argmin(losses))]))
-        model.heads["target"].load_state_dict(solver.at(float(self.c)).state_dict())
+        self.c.fill_(solve_head(model, "target", objective, data, self.cs))
 
     def selected(self) -> dict[str, float]:
         """Returns the selected inverse strength."""
         return {"c": float(self.c)}
+
+
+def check_linear(model: TransferModel, strategy: str, remedy: str) -> None:
+    """Checks that heads are linear layers, which can be solved.
+
+    Raises:
+        UsageError: with the remedy, where they are not.
+    """
+    if not all(isinstance(head, nn.Linear) for head in model.heads.values()):
+        raise UsageError(f"strategy={strategy}: solves one linear layer; use {remedy}")
+
+
+def solve_head(
+    model: TransferModel, head: str, objective: Objective, data: TransferDataModule, cs: NDArray[np.float64]
+) -> float:
+    """Solves a head on the features of the roles that it serves, without augmentation, and loads the solution.
+
+    Args:
+        model: whose head is replaced.
+        head: `target` or `source`.
+        objective: whose weights of roles and classes count.
+        data: with training and validation splits.
+        cs: inverse strengths of the penalty.
+
+    Returns:
+        The inverse strength with the smallest loss on the validation split of the head's own role.
+    """
+    roles = [role for role in objective.roles if (role if role in model.heads else "target") == head]
+    if not roles:
+        return 0.0
+    sets = {role: data.features(model, role, "train") for role in roles}
+    features, labels = (torch.cat(column) for column in zip(*sets.values(), strict=True))
+    n = len(next(iter(sets.values()))[1])  # so that the first role's examples weigh 1, as without a source
+    weights = [
+        example_weights(role_labels, objective.criteria[role], objective.weights.relative(role) * n)
+        for role, (_, role_labels) in sets.items()
+    ]
+    solver = LogisticRegressionSolver(features, labels, model.classes[head], np.concatenate(weights))
+    val_features, val_labels = data.features(model, head, "val")
+    with torch.no_grad():
+        losses = [float(F.cross_entropy(layer(val_features), val_labels)) for layer in solver.path(cs)]
+    c = float(cs[int(np.argmin(losses))])
+    model.heads[head].load_state_dict(solver.at(c).state_dict())
+    return c
 
 
 def example_weights(labels: Tensor, criterion: Any, total: float) -> np.ndarray:

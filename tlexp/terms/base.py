@@ -78,7 +78,8 @@ class Term(nn.Module):
     """An additional loss, added to the objective `weight` times; with weight 0 it is not even built.
 
     A module, so that remembered weights, teachers and discriminators move with the model and are in its checkpoint. The
-    parameters that it trains itself are an optimizer group of its own at the base learning rate.
+    parameters that it trains itself are optimizer groups of their own: new ones at the head's learning rate, those that
+    are pretrained at the rate of the backbone's highest stage.
 
     Args:
         name: the option's name, for messages and records.
@@ -94,6 +95,7 @@ class Term(nn.Module):
     needs_reference: ClassVar[bool] = False  # whether it uses the source's validation split before training
     min_batch_size: int = 1  # smallest batch per process that it works with
     views: ClassVar[int] = 1  # of each training image
+    pretrained: ClassVar[tuple[str, ...]] = ()  # names of its modules that train and came with the start's weights
 
     def __init__(self, name: str, weight: float) -> None:
         super().__init__()

@@ -24,7 +24,8 @@ class CoTuning(Term):
     `reverse`: a multinomial logistic regression from old predictions to new classes, its strength selected on the
     validation split, evaluated at each old class and inverted by Bayes' rule. Old predictions are calibrated by a
     temperature on the source's validation split, where the run has the source and its classes are those of the old
-    output layer.
+    output layer. The old output layer trains at the backbone's rate, as the authors' does. Unlike here, their code
+    measures the relationship on training and validation examples together, and chooses the strength by accuracy.
 
     Args:
         name: the option's name.
@@ -36,6 +37,7 @@ class CoTuning(Term):
     """
 
     needs_reference = True
+    pretrained = ("head",)
     relation: Tensor
     temperature: Tensor
 

@@ -75,7 +75,8 @@ class CDAN(DANN):
 
     The discriminator sees the outer product of the features and the softmax, which carries no gradient; where that is
     wider than `widest`, random projections of both are multiplied instead. With `entropy` sure
-    predictions weigh more, 1 + exp(-entropy), to a mean of 1 in each domain.
+    predictions weigh more, 1 + exp(-entropy), to a mean of 1 in each domain; these weights carry no gradient, where the
+    authors' let a reversed one into the logits.
 
     Args:
         name: the option's name.

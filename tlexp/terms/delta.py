@@ -64,14 +64,16 @@ class Delta(Term):
     the C channels of a layer of importance / 5, where a channel's importance is how much the loss of a linear probe
     rises without it, standardised over the layer; that takes a pass over `examples` for each channel, once.
 
-    The layers are the last convolution of every stage after the first and, in stages without any, the stage's own
-    output, which transformers have with tokens as positions. The teacher is in eval mode, so with BatchNorm or dropout
-    the term is not 0 at first.
+    The layers are the last convolution of every stage after the first and, in stages without any, the output of the
+    stage's blocks, which transformers have with tokens as positions. The teacher is in eval mode, so with
+    BatchNorm or dropout the term is not 0 at first.
 
     Args:
         name: the option's name.
         weight: of both parts.
-        strength: the authors use 0.01, for some data 0.1.
+        strength: with `attention=measured` the authors use 0.01, for some data 0.1, at 64 images a batch. Their plain
+            variant (their `fea_map`) does not divide by positions: it is `uniform` with 49 to 3136 times the strength
+            in each layer of a ResNet at 224 pixels. They decay the heads' biases too.
         head_strength: of the heads' weights; the option sets weight decay to 0.
         attention: `uniform` or `measured`.
         layers: names of the backbone's modules; None chooses as above.
@@ -183,7 +185,7 @@ class Delta(Term):
 
 
 def chosen_layers(model: TransferModel) -> list[str]:
-    """Returns, for every stage after the first that trains, its last convolution, or else the module that is the stage.
+    """Returns, for every stage after the first that trains, its last convolution, or else its blocks.
 
     Raises:
         UsageError: where there are none.
@@ -197,9 +199,9 @@ def chosen_layers(model: TransferModel) -> list[str]:
         names = [name.removeprefix("backbone.") for name in stage.modules]
         convolutions = [name for name in names if isinstance(modules[name], nn.Conv1d | nn.Conv2d | nn.Conv3d)]
         convolutions = [name for name in convolutions if not set(SIDE_PATHS) & set(name.split("."))]
-        layers += convolutions[-1:] or _stage_module(stage, names)
+        layers += convolutions[-1:] or _largest_modules(stage, names, modules)
     if not layers:
-        looked = "the last convolution of each stage after the first, or a module that is the whole stage"
+        looked = "the last convolution or the blocks of each stage after the first"
         raise UsageError(f"terms=[delta]: found none of what it looks for, {looked}; name some by terms.delta.layers=")
     return layers
 
@@ -215,10 +217,16 @@ def _inside(parameter: str, layer: str) -> bool:
     return parameter.startswith(f"backbone.{layer}.")
 
 
-def _stage_module(stage: Stage, modules: list[str]) -> list[str]:
-    """Returns the one module that holds all of a stage's parameters, whose outputs are tokens or positions."""
-    parameters = [name.removeprefix("backbone.") for name in stage.parameters]
-    return [name for name in modules if name and all(p.startswith(f"{name}.") for p in parameters)][:1]
+def _largest_modules(stage: Stage, names: list[str], modules: dict[str, Any]) -> list[str]:
+    """Returns the modules at the top of a stage that are its blocks: with half of the largest one's parameters or more.
+
+    Where a stage is one module, it is that; where the last block shares it with a final normalisation or a pooler, it
+    is the block, whose outputs are tokens or positions.
+    """
+    outermost = [name for name in names if name and not any(name.startswith(f"{other}.") for other in names if other)]
+    outermost = [name for name in outermost if not isinstance(modules[name], nn.ModuleList | nn.ModuleDict)]
+    sizes = {name: sum(_inside(parameter, name) for parameter in stage.parameters) for name in outermost}
+    return [name for name in outermost if sizes[name] > 0 and 2 * sizes[name] >= max(sizes.values())]
 
 
 def channels_first(output: Any) -> Tensor:

@@ -12,7 +12,8 @@ class Distill(Term):
     """Preserves predictions or features of the target's inputs from before adaptation (Li and Hoiem 2016).
 
     `logits`: KL(teacher || student) of softmax(. / T), times T^2 so that the weight does not depend on T; the student
-    is the current backbone with the pretrained output layer, which trains too. `features`: the mean squared
+    is the current backbone with the pretrained output layer, which trains too, at
+    the backbone's rate. `features`: the mean squared
     difference of the features. The teacher is a frozen copy of the start in eval mode and sees the same view in the
     same step.
 
@@ -26,6 +27,8 @@ class Distill(Term):
     Raises:
         UsageError: for a value outside its range, or `logits` where the start has no output layer.
     """
+
+    pretrained = ("head",)
 
     def __init__(
         self, name: str, weight: float = 1.0, kind: str = "logits", temperature: float = 2.0, kd_t2: bool = True

@@ -11,7 +11,8 @@ class MMD(Term):
     """The squared distance of a source and a target batch's mean embeddings (Gretton et al. 2012; Long et al. 2015).
 
     The kernel is a sum of Gaussians exp(-|x - y|^2 / (2 s_u^2)) with s_u^2 = 2^u times the mean squared distance of all
-    pairs, which carries no gradient.
+    pairs, which carries no gradient. The unbiased value differs by a constant, 2 / (n - 1), from that of the Transfer
+    Learning Library, whose gradient is the same.
 
     Args:
         name: the option's name.

@@ -36,7 +36,8 @@ class DomainMetrics(KeepsPrecision):
 
     `accuracy` is over examples (micro); `macro_f1` is the mean over the classes that occur among labels or
     predictions, as scikit-learn's; `nll` is the mean negative log-likelihood; `ece` is the expected calibration
-    error with 15 equal-width bins and the l1 norm (Guo et al. 2017).
+    error with 15 equal-width bins and the l1 norm (Guo et al. 2017). Where a logit is NaN, so is every metric: its
+    largest class would be the first one.
 
     Args:
         num_classes: number of classes.
@@ -61,7 +62,10 @@ class DomainMetrics(KeepsPrecision):
 
     def compute(self) -> dict[str, Tensor]:
         """Returns each metric over all examples since the last reset, over all processes."""
-        return {name: getattr(self, name).compute() for name in METRICS}
+        values = {name: getattr(self, name).compute() for name in METRICS}
+        return {
+            name: torch.full_like(value, math.nan) if values["nll"].isnan() else value for name, value in values.items()
+        }
 
     def reset(self) -> None:
         """Removes all examples."""

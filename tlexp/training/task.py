@@ -1,5 +1,6 @@
 """The one LightningModule: what a training step, a validation and a checkpoint are."""
 
+from bisect import bisect_right
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
@@ -13,6 +14,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from tlexp.data.batches import Batch
+from tlexp.errors import TrainingDivergedError
 from tlexp.models.transfer_model import TransferModel
 from tlexp.objective.joint import Objective
 from tlexp.rng import fork_rng, seed_globally
@@ -76,10 +78,15 @@ class TransferTask(pl.LightningModule):
         model.set_trainable(trained_stages(strategy, optimization.epochs))
 
     @property
+    def last_phase(self) -> int:
+        """The epoch from which on the same stages train to the end; 0 where they do so from the start."""
+        trained = [self.strategy.trainable(epoch) for epoch in self.optimization.epochs]
+        return max((epoch + 1 for epoch, stages in enumerate(trained) if stages != trained[-1]), default=0)
+
+    @property
     def has_phases(self) -> bool:
         """Whether different stages train in different epochs."""
-        epochs = self.optimization.epochs
-        return len({frozenset(self.strategy.trainable(epoch)) for epoch in epochs}) > 1
+        return self.last_phase > 0
 
     def use_lr(self, lr: float) -> None:
         """Replaces the head's learning rate, before the optimizer exists."""
@@ -208,15 +215,25 @@ class TransferTask(pl.LightningModule):
         """Returns an optimizer with every parameter that ever trains in exactly one named group."""
         groups = parameter_groups(self.model, self.strategy, self.lr, self.optimization.epochs)
         for term in self.all_terms():
-            parameters = [p for p in term.parameters() if p.requires_grad]
-            groups += split_by_decay(parameters, f"terms.{term.name}", self.lr)
+            trained = [(name, p) for name, p in term.named_parameters() if p.requires_grad]
+            old = [p for name, p in trained if name.split(".")[0] in term.pretrained]
+            new = [p for name, p in trained if name.split(".")[0] not in term.pretrained]
+            groups += split_by_decay(new, f"terms.{term.name}", self.lr)
+            groups += split_by_decay(old, f"terms.{term.name}/pretrained", self.lr * self._top_scale())
         return self.optimization.make_optimizer(groups, lr=self.lr)
+
+    def _top_scale(self) -> float:
+        """Returns the factor of the learning rate at the highest stage of the backbone that trains; 1 without one."""
+        trained = trained_stages(self.strategy, self.optimization.epochs)
+        stages = [stage for stage in self.model.backbone_stages if stage.name in trained]
+        return self.strategy.lr_scale(stages[-1]) if stages else 1.0
 
     def configure_optimizers(self) -> Any:
         """Adds the schedule, which counts optimizer steps whatever a batch, an epoch or accumulation is."""
         optimizer = self.build_optimizer()
-        total = int(self.trainer.estimated_stepping_batches)
-        scheduler = LambdaLR(optimizer, partial(_schedule_factor, self.optimization.schedule, total))
+        total, epochs = int(self.trainer.estimated_stepping_batches), len(self.optimization.epochs)
+        starts = [round(total * epoch / epochs) for epoch in self.strategy.schedule_starts]
+        scheduler = LambdaLR(optimizer, partial(_schedule_factor, self.optimization.schedule, [*starts, total]))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def configure_gradient_clipping(
@@ -286,7 +303,21 @@ class TransferTask(pl.LightningModule):
                 named = {f"{key}/{name}": value for name, value in result.items()} if isinstance(result, dict) else {}
                 values |= named or {key: result}
                 metric.reset()  # type: ignore[operator]
+        if split != "test":
+            self._check_finite(values)
         self.log_dict({**values, **others}, sync_dist=True)
+
+    def _check_finite(self, values: Mapping[str, Tensor]) -> None:
+        """Ends a run at the first epoch that has no finite loss: what would be kept of it is a checkpoint from before.
+
+        Raises:
+            TrainingDivergedError: naming the first metric that is NaN or infinite.
+        """
+        if not values or torch.stack([value.double() for value in values.values()]).isfinite().all():
+            return
+        name, value = next((name, float(value)) for name, value in values.items() if not value.isfinite())
+        reason = f"training diverged (NaN or inf): {name} is {value} in epoch {self.current_epoch}"
+        raise TrainingDivergedError(f"{reason}; lower lr={self.lr:g}")
 
     # Checkpoints --------------------------------------------------------------------------------------------
 
@@ -308,6 +339,8 @@ class TransferTask(pl.LightningModule):
             self.average.read(checkpoint)
 
 
-def _schedule_factor(schedule: Any, total: int, step: int) -> float:
-    factor: float = schedule(step, total)
+def _schedule_factor(schedule: Any, limits: list[int], step: int) -> float:
+    """Returns a schedule's factor at a step; the schedule begins anew at each limit but the last."""
+    index = max(0, min(bisect_right(limits, step), len(limits) - 1) - 1)
+    factor: float = schedule(step - limits[index], limits[index + 1] - limits[index])
     return factor
