@@ -60,12 +60,12 @@ def paired_difference(a: Sequence[float], b: Sequence[float]) -> PairedDifferenc
     """
     if len(a) != len(b):
         raise ValueError(f"{len(a)} and {len(b)} values cannot be paired; run both on the same seeds")
-    differences = (np.asarray(a, dtype=float) - np.asarray(b, dtype=float)).round(DIGITS)
-    varies = len(np.unique(differences)) > 1
+    differences = np.asarray(a, dtype=float) - np.asarray(b, dtype=float)
+    varies = np.ptp(differences) > 10**-DIGITS
     p = float(stats.ttest_1samp(differences, 0.0).pvalue) if varies else float("nan")
     d_z = float(differences.mean() / differences.std(ddof=1)) if varies else float("nan")
-    values = tuple(differences.tolist())
-    return PairedDifference(mean_interval(values), p, d_z, values)
+    values = tuple(differences.round(DIGITS).tolist())
+    return PairedDifference(mean_interval(differences.tolist()), p, d_z, values)
 
 
 def wilcoxon(differences: Sequence[float]) -> tuple[float, float]:

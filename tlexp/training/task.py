@@ -315,8 +315,9 @@ class TransferTask(pl.LightningModule):
         """
         if not values or torch.stack([value.double() for value in values.values()]).isfinite().all():
             return
-        name, value = next((name, float(value)) for name, value in values.items() if not value.isfinite())
-        reason = f"training diverged (NaN or inf): {name} is {value} in epoch {self.current_epoch}"
+        unusable = {name: float(value) for name, value in values.items() if not value.isfinite()}
+        name = min(unusable, key=lambda name: not name.endswith(("loss", "nll")))
+        reason = f"training diverged (NaN or inf): {name} is {unusable[name]} in epoch {self.current_epoch}"
         raise TrainingDivergedError(f"{reason}; lower lr={self.lr:g}")
 
     # Checkpoints --------------------------------------------------------------------------------------------
