@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from tlexp.comparison.statistics import holm, mean_interval, paired_difference, rank_methods, wilcoxon
+from tlexp.comparison.designs import estimate
+from tlexp.comparison.statistics import Interval, holm, paired_difference, rank_methods, wilcoxon
 
 A = [0.812, 0.805, 0.821, 0.799, 0.815, 0.808, 0.817, 0.803, 0.811, 0.809]
 B = [0.801, 0.803, 0.806, 0.797, 0.799, 0.806, 0.804, 0.800, 0.802, 0.805]
@@ -24,7 +25,7 @@ def test_the_reference_vector():
 
 def test_the_half_width_is_a_known_multiple_of_the_deviation():
     """Student's quantile over the root of n: 1.242 standard deviations for five seeds."""
-    interval = mean_interval([-2.0, -1.0, 0.0, 1.0, 2.0])
+    interval = paired_difference([-2.0, -1.0, 0.0, 1.0, 2.0], [0.0] * 5).interval
     assert interval.high == pytest.approx(1.2416 * math.sqrt(2.5), abs=1e-3)
 
 
@@ -36,7 +37,14 @@ def test_equal_runs_have_no_p_value():
 
 
 def test_one_seed_has_no_interval():
-    assert math.isnan(mean_interval([0.5]).low)
+    assert math.isnan(paired_difference([0.5], [0.0]).interval.low)
+
+
+def test_intervals_of_shares_stay_within_them():
+    found = estimate([0.99, 1.0, 0.97], [range(3)])
+    assert found.mean + found.half_width() > 1
+    assert Interval.of(found, 0, 1).high == 1
+    assert Interval.of(found, 0, 1).low == found.mean - found.half_width()
 
 
 def test_different_numbers_of_seeds_are_refused():
@@ -88,7 +96,7 @@ def test_signed_ranks_of_more_pairs_with_ties_are_sampled_reproducibly():
 def test_accuracies_in_single_precision_are_as_good_as_counts():
     a, b = (np.float32(np.array(counts) / 100).tolist() for counts in ((91, 93, 95), (90, 92, 94)))
     constant = paired_difference(a, b)
-    assert constant.interval.mean == pytest.approx(0.01)
+    assert constant.interval.mean == pytest.approx(0.01, abs=1e-7)
     assert math.isnan(constant.p)
     assert math.isnan(constant.d_z)
     rng = np.random.default_rng(0)

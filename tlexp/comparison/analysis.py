@@ -12,17 +12,16 @@ from tlexp.comparison.results import ConfigResult, SweepResults
 from tlexp.comparison.statistics import (
     MIN_DATA_SETS,
     MIN_METHODS,
+    SIGNIFICANCE_LEVEL,
     Interval,
     PairedDifference,
     Ranking,
     holm,
-    paired_difference,
     rank_methods,
     wilcoxon,
 )
 
 Key = TypeVar("Key")
-SIGNIFICANCE_LEVEL = 0.05
 BUDGET_AXES = ("data.shots", "data.fraction")
 
 
@@ -40,12 +39,27 @@ class PairedContrast:
     p_holm: float
     p_wilcoxon: float
 
+    def verdict(self, rope: float, higher_is_better: bool) -> str:
+        """Returns `equivalent`, `better`, `worse` or `undecided`; nothing where there is no interval.
+
+        Equivalent are methods of which the 90 % interval of the difference lies within `rope` of 0 (two one-sided
+        tests at 5 %); otherwise the adjusted test decides.
+        """
+        found = self.difference.estimate
+        if not found.variance > 0:
+            return ""
+        if found.equivalence_p(rope) < SIGNIFICANCE_LEVEL:
+            return "equivalent"
+        if not self.p_holm < SIGNIFICANCE_LEVEL:
+            return "undecided"
+        return "better" if (found.mean > 0) == higher_is_better else "worse"
+
     def wins(self, higher_is_better: bool) -> int:
         """Returns on how many repetitions the method beats what it is compared with."""
         return sum(value > 0 if higher_is_better else value < 0 for value in self.difference.values)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class MethodResult:
     """A method on a problem, in the configuration that validation selected.
 
@@ -55,7 +69,8 @@ class MethodResult:
         contrast: with the baseline on the same problem; None for the baseline itself, or without a common repetition.
         candidates: configurations with different results among which was selected.
         oracle_gap: how much better the best on the test is than the selected one: the price of selecting by validation.
-        selected: whether it has the best validation score of all methods on the problem.
+        best: whether it has the best validation score of all methods on the problem.
+        selected: whether validation, by which it has to differ over label draws, prefers it to every other method.
     """
 
     problem: Values
@@ -65,16 +80,18 @@ class MethodResult:
     contrast: PairedContrast | None
     candidates: int
     oracle_gap: float
+    best: bool
     selected: bool
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class SourceEffect:
     """What a weight of the source does to a method on a problem.
 
     Attributes:
         gap: error with this alpha minus error with alpha = 0 (after Wang et al. 2019): above 0 the source hurts.
-        selected: whether this alpha has the best validation score.
+        selected: whether validation prefers this alpha to every other one.
+        rope: differences up to this are practically 0.
     """
 
     problem: Values
@@ -83,17 +100,22 @@ class SourceEffect:
     test: Interval
     gap: PairedContrast | None
     selected: bool
+    rope: float
 
     @property
     def verdict(self) -> str:
-        """`hurts` or `helps` where the adjusted test rejects; `may hurt` or `may help` where only its interval does."""
-        if self.gap is None or math.isnan(self.gap.difference.interval.low):
+        """`hurts` or `helps` where the adjusted test rejects, `may hurt` or `may help` where only its interval does.
+
+        `equivalent` where the effect is practically 0; `undecided` otherwise.
+        """
+        if self.gap is None or not self.gap.difference.estimate.variance > 0:
             return ""
+        if (known := self.gap.verdict(self.rope, higher_is_better=False)) != "undecided":
+            return {"worse": "hurts", "better": "helps"}.get(known, known)
         interval = self.gap.difference.interval
         if interval.low <= 0 <= interval.high:
-            return ""
-        verb = "hurt" if interval.low > 0 else "help"
-        return f"{verb}s" if self.gap.p_holm < SIGNIFICANCE_LEVEL else f"may {verb}"
+            return known
+        return "may hurt" if interval.low > 0 else "may help"
 
 
 def compare_methods(results: SweepResults) -> list[MethodResult]:
@@ -103,12 +125,12 @@ def compare_methods(results: SweepResults) -> list[MethodResult]:
     for (problem, method), config in selected.items():
         baseline = selected.get((problem, results.baseline_method))
         if baseline is not None and baseline is not config:
-            differences[problem, method] = _difference(config, baseline)
+            differences[problem, method] = config.difference(baseline, results.metric)
     contrasts = _adjust(differences)
     by_problem: dict[Values, list[ConfigResult]] = {}
     for (problem, _), config in selected.items():
         by_problem.setdefault(problem, []).append(config)
-    best = {problem: results.select(configs) for problem, configs in by_problem.items()}
+    choices = {problem: results.choice(configs) for problem, configs in by_problem.items()}
     sign = 1 if results.higher_is_better else -1
     rows = []
     for key, config in selected.items():
@@ -122,19 +144,12 @@ def compare_methods(results: SweepResults) -> list[MethodResult]:
                 contrasts.get(key),
                 candidates=len({other.keys for other in configs}),
                 oracle_gap=max(means) - sign * config.interval.mean,
-                selected=config is best[key[0]],
+                best=config is choices[key[0]].best,
+                selected=config is choices[key[0]].preferred,
             )
         )
     order = list(by_problem)
     return sorted(rows, key=lambda row: (order.index(row.problem), -sign * row.test.mean))
-
-
-def _difference(config: ConfigResult, other: ConfigResult) -> PairedDifference | None:
-    """Compares two configurations on the repetitions that both have; None without any."""
-    common = sorted(config.tests.keys() & other.tests.keys())
-    if not common:
-        return None
-    return paired_difference([config.tests[rep] for rep in common], [other.tests[rep] for rep in common])
 
 
 def _adjust(differences: Mapping[Key, PairedDifference | None]) -> dict[Key, PairedContrast]:
@@ -149,9 +164,10 @@ def _adjust(differences: Mapping[Key, PairedDifference | None]) -> dict[Key, Pai
 
 
 def _wilcoxon_p(difference: PairedDifference) -> float:
-    if difference.interval.n < 2 or not any(difference.values):
+    values = difference.independent
+    if len(values) < 2 or not any(values) or math.isnan(difference.p):
         return math.nan
-    return wilcoxon(difference.values)[1]
+    return wilcoxon(values)[1]
 
 
 # The effect of alpha -------------------------------------------------------------------------------------------
@@ -174,16 +190,16 @@ def source_effects(results: SweepResults) -> list[SourceEffect]:
         zero = next((config for alpha, config in configs.items() if float(alpha) == 0), None)
         for alpha, config in configs.items():
             if zero is not None and config is not zero:
-                worse_first = (zero, config) if results.higher_is_better else (config, zero)
-                differences[key, alpha] = _difference(*worse_first)
+                first, second = (zero, config) if results.higher_is_better else (config, zero)
+                differences[key, alpha] = first.difference(second, results.metric)
     contrasts = _adjust(differences)
     effects = []
     for key, configs in by_alpha.items():
-        selected = results.select(list(configs.values()))
+        preferred = results.choice(list(configs.values())).preferred
         for alpha in sorted(configs, key=float):
             config = configs[alpha]
             gap = contrasts.get((key, alpha))
-            effects.append(SourceEffect(*key, alpha, config.interval, gap, config is selected))
+            effects.append(SourceEffect(*key, alpha, config.interval, gap, config is preferred, results.rope))
     return effects
 
 

@@ -7,8 +7,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from tlexp.comparison.analysis import MethodResult, SourceEffect, compare_methods, source_effects
+from tlexp.comparison.conclusion import conclusion
 from tlexp.comparison.figures import figures
-from tlexp.comparison.html import summary
 from tlexp.comparison.results import SweepResults
 from tlexp.comparison.tables import cost_table, effect_table, method_table, notes
 from tlexp.reporting.html import figure_html, table_html
@@ -38,6 +38,10 @@ class Comparison(SweepResults):
         """The change in error of each alpha against alpha = 0, all else equal."""
         return source_effects(self)
 
+    def conclusion(self) -> str:
+        """Returns in a few sentences what differs, how surely, and what validation recommends."""
+        return conclusion(self, self.rows, self.effects)
+
     def table(self) -> pd.DataFrame:
         """Returns the main table as text: a row for each method on each problem."""
         return method_table(self, self.rows)
@@ -62,6 +66,6 @@ class Comparison(SweepResults):
         """Shows summary, table, notes and figures in a notebook."""
         if not self.configs:
             return "<p>No job has finished: there is nothing to compare.</p>"
-        lines = [f"<p>{escape(summary(self, self.rows))}</p>", table_html(self.table())]
+        lines = [f"<p>{escape(self.conclusion())}</p>", table_html(self.table())]
         lines += [f"<p>{escape(note)}</p>" for note in self.notes()]
         return "".join(lines + [figure_html(figure) for figure in self.figures().values()])

@@ -85,8 +85,8 @@ def estimate(values: Sequence[float], factors: Sequence[Sequence[Hashable]], ove
         if len(set(levels)) > 1:
             frame[index] = pd.Categorical([str(level) for level in levels])
             names.append(index)
-    if not names:
-        return one_way(frame["value"].to_numpy())
+    if not names:  # one repetition, however often it was run
+        return one_way(np.array([frame["value"].mean()]))
     overlap = overlap if names[0] == 0 else 0.0
     if len(names) > 1:
         table = frame.groupby(names[:2], observed=True)["value"].mean().unstack()

@@ -9,9 +9,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, LogFormatter, NullLocator
 
-from tlexp.comparison.analysis import SIGNIFICANCE_LEVEL, MethodResult, SourceEffect, budget_axis, learning_curves
+from tlexp.comparison.analysis import MethodResult, SourceEffect, budget_axis, learning_curves
 from tlexp.comparison.axes import describe
 from tlexp.comparison.results import SweepResults
+from tlexp.comparison.statistics import SIGNIFICANCE_LEVEL
 
 # Okabe and Ito's colours, and markers, stay apart for colour-blind readers and on paper.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
@@ -33,7 +34,7 @@ def figures(results: SweepResults, rows: Sequence[MethodResult], effects: Sequen
 
 
 def methods(results: SweepResults, rows: Sequence[MethodResult]) -> Figure:
-    """Draws the reported metric of each method with its interval; the filled dot has the best validation score."""
+    """Draws the reported metric of each method with its interval; a filled dot is preferred by validation."""
     problems = list(dict.fromkeys(row.problem for row in rows))[:MAX_PANELS]
     heights = [0.9 + 0.36 * sum(row.problem == problem for row in rows) for problem in problems]
     figure = Figure(figsize=(7, sum(heights)), layout="constrained")
@@ -46,7 +47,7 @@ def methods(results: SweepResults, rows: Sequence[MethodResult]) -> Figure:
         axes.set_ylim(-0.6, len(shown) - 0.4)
         axes.set_title(describe(problem), fontsize=10, loc="left")
         axes.grid(axis="x", color="#dddddd")
-    panels[-1].set_xlabel(f"{_metric_label(results)}, mean and 95 % interval; filled: best validation score")
+    panels[-1].set_xlabel(f"{_metric_label(results)}, mean and 95 % interval; filled: preferred by validation")
     return figure
 
 
@@ -69,7 +70,7 @@ def _metric_label(results: SweepResults) -> str:
 def alpha_curve(results: SweepResults, effects: Sequence[SourceEffect]) -> Figure | None:
     """Draws the reported metric against alpha / (1 + alpha), so that 0 and infinity are the ends.
 
-    The star marks the alpha with the best validation score; the curve itself shows the test.
+    A star marks the alpha that validation prefers to all others; the curve itself shows the test.
     """
     problems = list(dict.fromkeys(effect.problem for effect in effects))[:MAX_PANELS]
     alphas = sorted({float(effect.alpha) for effect in effects})

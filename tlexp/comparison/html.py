@@ -7,20 +7,21 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from tlexp.comparison.analysis import MethodResult, SourceEffect
-from tlexp.comparison.axes import describe
+from tlexp.comparison.conclusion import conclusion
 from tlexp.comparison.results import SweepResults
-from tlexp.comparison.tables import cost_table, effect_table, format_difference, format_interval, method_table, notes
+from tlexp.comparison.tables import cost_table, effect_table, explained, method_table, notes
 from tlexp.version import __version__
 
 CAPTIONS = {
     "methods": (
         "Methods",
-        "Mean and 95 % interval over repetitions, in the configuration that validation selected.",
+        "Mean and 95 % interval over repetitions, in the configuration that validation selected; filled where"
+        " validation prefers it to every other method.",
     ),
     "alpha_curve": (
         "Weight of the source",
-        "Test metric against alpha / (1 + alpha), from target only to source only, with 95 % bands. The star marks the"
-        " alpha with the best validation score; the other points are shown, not selected from.",
+        "Test metric against alpha / (1 + alpha), from target only to source only, with 95 % bands. A star marks an"
+        " alpha that validation prefers to all others.",
     ),
     "negative_transfer": (
         "Negative transfer",
@@ -37,27 +38,6 @@ CAPTIONS = {
         "Fit time on the machine of the runs; shared machines are noisy.",
     ),
 }
-
-
-def summary(results: SweepResults, rows: Sequence[MethodResult]) -> str:
-    """Returns the outcome in one or two sentences for each problem."""
-    sentences = []
-    for problem in dict.fromkeys(row.problem for row in rows):
-        selected = next(row for row in rows if row.problem == problem and row.selected)
-        prefix = f"{describe(problem)}: best" if problem else "Best"
-        name = describe((*selected.method, *selected.config.tuned)) or results.name
-        sentence = f"{prefix} validation score: {name}, with test {format_interval(results, selected.test)}"
-        if selected.contrast is not None:
-            difference = f"{format_difference(results, selected.contrast)} {results.unit}".strip()
-            sentence += f", {difference} vs {describe(results.baseline_method)}"
-        sentences.append(f"{sentence}.")
-        best_on_test = next(row for row in rows if row.problem == problem)
-        if best_on_test is not selected:
-            name = describe((*best_on_test.method, *best_on_test.config.tuned))
-            sentences.append(
-                f"Best on the test, for information: {name}, {format_interval(results, best_on_test.test)}."
-            )
-    return " ".join(sentences)
 
 
 def varied(results: SweepResults) -> str:
@@ -89,10 +69,11 @@ def render_page(
     return template.render(
         name=results.name,
         varied=varied(results),
-        summary=summary(results, rows),
+        summary=conclusion(results, rows, effects),
         methods=method_table(results, rows),
         selected=[row.selected for row in rows],
         notes=notes(results, rows),
+        terms=explained(results, rows, effects),
         effects=effect_table(results, effects) if effects else None,
         costs=cost_table(results, rows),
         figures=embedded,

@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console
 
 from tlexp.comparison.comparison import Comparison
-from tlexp.comparison.html import render_page, summary
+from tlexp.comparison.html import render_page
 from tlexp.comparison.results import POINTS, Metrics, write_points
 from tlexp.comparison.tables import PAGE_ONLY, markdown, rich_table, write_comparison
 from tlexp.reporting.console import print_table
@@ -60,16 +60,17 @@ def report(manifest: Mapping[str, Any], metrics: Metrics, folder: Path, console:
     write_comparison(folder / "comparison.csv", results, rows)
     write_points(folder / POINTS, results)
     (folder / PAGE).write_text(render_page(results, rows, effects, plots))
+    console.print(results.conclusion(), soft_wrap=True, markup=False)
     print_table(console, rich_table(f"Comparison: {results.name}", results.table(), PAGE_ONLY))
     if len({effect.alpha for effect in effects}) > 1 and results.methods != ["alpha"]:
         print_table(console, rich_table("Effect of the source", results.source_effects()))
     print_table(console, rich_table("Cost", results.costs()))
     for line in (*results.notes(), f"page: {folder / PAGE}"):
         console.print(line, soft_wrap=True, markup=False)
-    best = next(row for row in rows if row.selected)
+    best = next(row for row in rows if row.best)
     return Report(
         page=folder / PAGE,
         files=(folder / PAGE, folder / "comparison.csv", folder / POINTS, *plots.values()),
-        description=f"{summary(results, rows)}\n\n{markdown(results, rows)}",
+        description=f"{results.conclusion()}\n\n{markdown(results, rows)}",
         best={f"best/{results.metric}": best.test.mean},
     )

@@ -1,5 +1,6 @@
 """The results of a sweep as one tidy frame, a row for each grid point, and its configurations over repetitions."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,15 +11,25 @@ import pandas as pd
 
 from tlexp import run_folder
 from tlexp.comparison.axes import ABSENT, REPLICATES, Values, baseline_values, changes_test_set, is_problem, method_axes
-from tlexp.comparison.statistics import DIGITS, Interval, mean_interval
+from tlexp.comparison.designs import Estimate, estimate, overlap_of_draws
+from tlexp.comparison.statistics import (
+    DIGITS,
+    SIGNIFICANCE_LEVEL,
+    Interval,
+    PairedDifference,
+    holm,
+    paired_difference,
+)
 from tlexp.errors import UsageError
 from tlexp.metric_names import higher_is_better
 
 POINTS = "points.csv"
+DRAW = "split_seed/draw"  # the column that tells which repetitions share their splits and labels
+ROPE = 0.01  # differences up to a point are practically 0, unless a sweep declares another value
 Metrics = Mapping[str, Mapping[str, float]]  # what each finished job measured, by its key
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ConfigResult:
     """One configuration over its repetitions.
 
@@ -44,7 +55,61 @@ class ConfigResult:
     @property
     def interval(self) -> Interval:
         """The reported metric, its mean and interval over repetitions."""
-        return mean_interval(list(self.tests.values()))
+        return Interval.of(self.estimate(self.metric), *bounds(self.metric))
+
+    def estimate(self, name: str) -> Estimate:
+        """Returns the mean of a metric over repetitions with the distribution of its error."""
+        factors = [] if self.always_tests_alike(name) else self._factors(self.frame, self.repeats_itself)
+        return estimate(self.frame[name].tolist(), factors, self.overlap)
+
+    def difference(self, other: "ConfigResult", name: str) -> PairedDifference | None:
+        """Returns this configuration's metric minus another's on the repetitions that both have; None without any."""
+        common = self.frame.index.intersection(other.frame.index, sort=None)
+        if not len(common):
+            return None
+        own, others = self.frame.loc[common], other.frame.loc[common]
+        factors = self._factors(own, self.repeats_itself and other.repeats_itself)
+        if self.always_tests_alike(name) and other.always_tests_alike(name):
+            factors = []
+        return paired_difference(own[name].tolist(), others[name].tolist(), factors, self.overlap)
+
+    @property
+    def draws(self) -> int:
+        """Number of label draws, each with a validation set of its own."""
+        return int(self.frame[DRAW].nunique())
+
+    @property
+    def repeats_itself(self) -> bool:
+        """Whether seeds change nothing: all that was measured is equal to the bit where draws and networks are."""
+        measured = [name for name in self.frame if str(name).startswith(("test/", "val/", "score"))]
+        shared = [levels for levels in self._factors(self.frame, True) if len(set(levels)) > 1]
+        groups = self.frame[measured].groupby(shared) if shared else [((), self.frame[measured])]
+        return all(len(group.drop_duplicates()) == 1 for _, group in groups)
+
+    def always_tests_alike(self, name: str) -> bool:
+        """Whether a metric is of the test, and no repetition changes any of the test: labels do not matter to it."""
+        tests = self.frame[[column for column in self.frame if str(column).startswith("test/")]]
+        return name.startswith("test/") and len(tests.drop_duplicates()) == 1
+
+    @property
+    def overlap(self) -> float:
+        """How much repetitions share, for the variance of their mean: labels of one pool, tests of one data set."""
+        split_seeds, draws = zip(*(str(value).split("/") for value in self.frame[DRAW]), strict=True)
+        labels, pool, tested = (self.mean(name) for name in ("labels", "label_pool", "test_examples"))
+        overlaps = [0.0]
+        if not math.isnan(pool):
+            overlaps += [overlap_of_draws(labels, pool)] if len(set(draws)) > 1 else []
+            overlaps += [tested / pool] if len(set(split_seeds)) > 1 else []
+        return max(overlaps)
+
+    @staticmethod
+    def _factors(frame: pd.DataFrame, only_data: bool) -> list[list[Any]]:
+        """Returns what runs share, the broadest first: label draws, source networks and, unless nothing but what a run
+        starts from matters, seeds.
+        """
+        names = [name for name in ("pretrain.seed", "seed") if name in frame.index.names]
+        names = names[:1] if only_data and "pretrain.seed" in names else [] if only_data else names
+        return [frame[DRAW].tolist(), *(frame.index.get_level_values(name).tolist() for name in names)]
 
     @property
     def tests(self) -> dict[Any, float]:
@@ -56,6 +121,29 @@ class ConfigResult:
         if name not in self.frame or not (values := self.frame[name].dropna().to_numpy()).size:
             return float("nan")
         return float(values.mean())
+
+
+@dataclass(frozen=True, eq=False)
+class Choice:
+    """What validation says about some configurations.
+
+    Attributes:
+        best: the one with the best mean score.
+        chosen: the same, or by the rule of one standard error the simplest that is as good.
+        members: those that validation does not tell apart from the best: differences are paired over label draws, tests
+            are one-sided at 5 % and Holm-adjusted. With one draw these are all.
+        draws: label draws, each with a validation set of its own.
+    """
+
+    best: ConfigResult
+    chosen: ConfigResult
+    members: tuple[ConfigResult, ...]
+    draws: int
+
+    @property
+    def preferred(self) -> ConfigResult | None:
+        """The best where validation tells all others apart from it; else None."""
+        return self.best if len(self.members) == 1 and self.draws > 1 else None
 
 
 class SweepResults:
@@ -77,6 +165,8 @@ class SweepResults:
     def __init__(self, manifest: Mapping[str, Any], metrics: Metrics) -> None:
         self.name, self.metric, self.monitor = manifest["name"], manifest["metric"], manifest["monitor"]
         self.searched: bool = manifest.get("searched", False)
+        self.rope: float = manifest.get("rope", ROPE)
+        self.choose: str = manifest.get("choose", "best")
         self.changed: list[str] = manifest.get("changed", [])
         self.axes: list[str] = manifest["axes"]
         self.replicates = [axis for axis in self.axes if axis in REPLICATES]
@@ -129,7 +219,7 @@ class SweepResults:
     @property
     def scale(self) -> float:
         """Proportions are shown in per cent."""
-        return 1.0 if self.metric.endswith("nll") else 100.0
+        return 100.0 if bounds(self.metric) == (0, 1) else 1.0
 
     @property
     def digits(self) -> int:
@@ -175,34 +265,74 @@ class SweepResults:
         return groups
 
     def select(self, configs: Sequence[ConfigResult]) -> ConfigResult:
-        """Returns the configuration with the best mean validation value among those with the most repetitions.
+        """Returns the configuration that validation chooses; see `choice`."""
+        return self.choice(configs).chosen
 
-        Test values play no part (Gulrajani and Lopez-Paz 2021: the selection rule affects results more than the method
-        does). Of those that are equal to `DIGITS` digits the first of the grid is taken.
+    def choice(self, configs: Sequence[ConfigResult]) -> Choice:
+        """Returns what validation says about configurations, among those with the most repetitions.
+
+        The best mean score wins. Test values play no part (Gulrajani and Lopez-Paz 2021: the selection rule affects
+        results more than the method does). Of those that are equal to `DIGITS` digits the first of the grid is taken.
+        With `choose=one_se` it is the one with the fewest trained parameters among those within one standard error of
+        the best (Breiman et al. 1984), of equal ones the first of the grid.
         """
         most = max(len(config.frame) for config in configs)
         complete = [config for config in configs if len(config.frame) == most]
         sign = 1 if higher_is_better(self.monitor) else -1
-        return max(complete, key=lambda config: round(sign * config.score, DIGITS))
+        best = max(complete, key=lambda config: round(sign * config.score, DIGITS))
+        chosen = best
+        if self.choose == "one_se" and (variance := best.estimate("score").variance) > 0:
+            as_good = [config for config in complete if sign * (best.score - config.score) <= math.sqrt(variance)]
+            chosen = min(as_good, key=lambda config: config.mean("trainable_parameters"))
+        return Choice(best, chosen, self._not_told_apart(best, complete, sign), best.draws)
+
+    def _not_told_apart(
+        self, best: ConfigResult, configs: Sequence[ConfigResult], sign: int
+    ) -> tuple[ConfigResult, ...]:
+        others = [config for config in configs if config is not best]
+        if best.draws < 2:
+            return (best, *others)
+        p_values = []
+        for other in others:
+            difference = best.difference(other, "score")
+            two_sided = math.nan if difference is None else difference.p
+            # The best is better by its mean, so that half of the two-sided p-value is the one-sided one.
+            p_values.append(1.0 if math.isnan(two_sided) else two_sided / 2)
+        adjusted = zip(others, holm(p_values), strict=True)
+        return (best, *(other for other, p in adjusted if p >= SIGNIFICANCE_LEVEL))
+
+
+def bounds(metric: str) -> tuple[float, float]:
+    """Returns the range of a metric."""
+    return (0.0, math.inf if metric.endswith("nll") else 1.0)
 
 
 def tidy_frame(points: Sequence[Mapping[str, Any]], metrics: Metrics) -> pd.DataFrame:
     """Returns a row for each grid point: its values by axis, the key of its job, and what the job measured."""
-    keys = pd.DataFrame([{**point["values"], "key": point["key"]} for point in points])
+    keys = pd.DataFrame([{**point["values"], "key": point["key"], DRAW: draw_of(point)} for point in points])
     measured = pd.DataFrame.from_dict({key: dict(values) for key, values in metrics.items()}, orient="index")
     if "score" not in measured:
         measured["score"] = float("nan")
     measured = measured.drop(columns=[name for name in measured if name in keys])  # such as lr, where it is an axis
     frame = keys.join(measured, on="key")
-    first = [*(points[0]["values"] if points else ()), "key", "score"]
+    first = [*(points[0]["values"] if points else ()), "key", DRAW, "score"]
     return frame[[*first, *(name for name in frame if name not in first)]]
+
+
+def draw_of(point: Mapping[str, Any]) -> str:
+    """Returns which splits and label draw a grid point has, as `split_seed/draw`.
+
+    A sweep writes it down, since both may follow the seed; without that the axes say it.
+    """
+    values = point["values"]
+    return str(point.get("draw", f"{values.get('split_seed', '')}/{values.get('data.draw', '')}"))
 
 
 def write_points(file: Path, results: SweepResults) -> None:
     """Writes the grid points that have a result of their own, with all that was measured."""
     rows = results.frame.dropna(subset="score")
     others = [axis for axis in results.axes if axis not in results.replicates]
-    rows.drop_duplicates([*others, "key"]).drop(columns="key").to_csv(file, index=False, lineterminator="\n")
+    rows.drop_duplicates([*others, "key"]).drop(columns=["key", DRAW]).to_csv(file, index=False, lineterminator="\n")
 
 
 def read_comparison(folder: Path) -> tuple[dict[str, Any], dict[str, dict[str, float]]]:

@@ -1,15 +1,19 @@
 """Statistics of runs that share their repetitions: intervals, paired tests, families of tests and rankings."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
+from tlexp.comparison.designs import Estimate, estimate
+
 # Metrics are measured in single precision: what is equal to this many digits after the point is equal. Finer digits
 # would break ties, and give a p-value to differences that do not vary.
 DIGITS = 6
+SIGNIFICANCE_LEVEL = 0.05
 MIN_DATA_SETS = 5  # a ranking over fewer data sets says next to nothing
 MIN_METHODS = 3
 # All signs of up to 13 pairs, SciPy's own limit for an exact permutation test; more pairs are sampled, reproducibly.
@@ -18,12 +22,20 @@ RESAMPLES = 2**13
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean and its 95 % t interval over `n` repetitions; the bounds are NaN for a single one."""
+    """A mean and its 95 % t interval over `n` independent repetitions; the bounds are NaN for a single one."""
 
     mean: float
     low: float
     high: float
     n: int
+
+    @classmethod
+    def of(cls, found: Estimate, lowest: float = -math.inf, highest: float = math.inf) -> "Interval":
+        """Returns the interval of an estimate within the range of what is measured."""
+        half = found.half_width()
+        if math.isnan(half):
+            return cls(found.mean, math.nan, math.nan, found.n)
+        return cls(found.mean, max(lowest, found.mean - half), min(highest, found.mean + half), found.n)
 
 
 @dataclass(frozen=True)
@@ -31,29 +43,38 @@ class PairedDifference:
     """The difference a - b of two sets of runs on the same repetitions.
 
     Attributes:
-        interval: mean of the differences with its 95 % t interval.
+        estimate: mean of the differences with the distribution of its error.
         p: two-sided p-value of the paired t-test; NaN where the differences do not vary.
         d_z: effect size, mean over standard deviation of the differences.
         values: the differences, to `DIGITS` digits.
+        independent: the same, averaged over what shares the broadest factor that varies, such as a label draw.
     """
 
-    interval: Interval
+    estimate: Estimate
     p: float
     d_z: float
     values: tuple[float, ...]
+    independent: tuple[float, ...]
+
+    @property
+    def interval(self) -> Interval:
+        """The mean of the differences with its 95 % t interval."""
+        return Interval.of(self.estimate)
 
 
-def mean_interval(values: Sequence[float]) -> Interval:
-    """Returns the mean with its t interval at 95 %."""
-    sample = np.asarray(values, dtype=float)
-    n = len(sample)
-    mean = float(sample.mean())
-    half = float(stats.t.ppf(0.975, n - 1) * sample.std(ddof=1) / np.sqrt(n)) if n > 1 else float("nan")
-    return Interval(mean, mean - half, mean + half, n)
-
-
-def paired_difference(a: Sequence[float], b: Sequence[float]) -> PairedDifference:
+def paired_difference(
+    a: Sequence[float],
+    b: Sequence[float],
+    factors: Sequence[Sequence[Hashable]] | None = None,
+    overlap: float = 0.0,
+) -> PairedDifference:
     """Compares values of the same repetitions, in the same order, by the paired t-test.
+
+    Args:
+        a: one value for each repetition.
+        b: one value for each repetition.
+        factors: what repetitions share; see `designs.estimate`. None for nothing.
+        overlap: of the first factor; see `designs.one_way`.
 
     Raises:
         ValueError: where the numbers of values differ.
@@ -61,11 +82,19 @@ def paired_difference(a: Sequence[float], b: Sequence[float]) -> PairedDifferenc
     if len(a) != len(b):
         raise ValueError(f"{len(a)} and {len(b)} values cannot be paired; run both on the same seeds")
     differences = np.asarray(a, dtype=float) - np.asarray(b, dtype=float)
+    factors = [range(len(differences))] if factors is None else factors
+    found = estimate(differences.tolist(), factors, overlap)
     varies = np.ptp(differences) > 10**-DIGITS
-    p = float(stats.ttest_1samp(differences, 0.0).pvalue) if varies else float("nan")
-    d_z = float(differences.mean() / differences.std(ddof=1)) if varies else float("nan")
-    values = tuple(differences.round(DIGITS).tolist())
-    return PairedDifference(mean_interval(differences.tolist()), p, d_z, values)
+    d_z = float(differences.mean() / differences.std(ddof=1)) if varies else math.nan
+    first = next((levels for levels in factors if len(set(levels)) > 1), [0] * len(differences))
+    groups = {level: differences[[other == level for other in first]] for level in dict.fromkeys(first)}
+    return PairedDifference(
+        found,
+        found.p if varies else math.nan,
+        d_z,
+        tuple(differences.round(DIGITS).tolist()),
+        tuple(round(float(group.mean()), DIGITS) for group in groups.values()),
+    )
 
 
 def wilcoxon(differences: Sequence[float]) -> tuple[float, float]:

@@ -25,13 +25,34 @@ from tlexp.reporting.console import shorten_paths
 
 COSTS = {
     "trainable_parameters": "trainable params",
+    "steps": "steps",
+    "training_examples": "examples",
+    "forward_passes": "forward passes",
     "fit_seconds": "fit time (s)",
     "examples_per_second": "examples/s",
     "peak_memory_mib": "memory (MiB)",
 }
+COUNTED = ("trainable_parameters", "steps", "training_examples", "forward_passes")
 REPETITIONS_FOR_A_CLAIM = 10  # with fewer, exact tests cannot reject in a family of any size
 LONGEST_PATH = 24  # characters shown of a path
-PAGE_ONLY = ("validation", "d_z")  # columns that a terminal has no room for
+PAGE_ONLY = ("validation", "d_z", "wins", "oracle gap")  # columns that a terminal has no room for
+TERMS = {
+    "validation": "mean over repetitions of the validation score of each run's kept checkpoint; it selects, and is no"
+    " result",
+    "test": "mean with its 95 % t interval over repetitions; see the notes for what these share",
+    "difference": "mean of the paired differences with its 95 % interval: both methods on the same splits and seeds",
+    "p (Holm)": "p-value of the paired t-test, adjusted for the number of tests of the table (Holm 1979)",
+    "d_z": "effect size: mean of the differences over their standard deviation",
+    "wins": "repetitions on which the method is the better one; equal ones are none",
+    "verdict": "equivalent where the 90 % interval of the difference is within the sweep's rope, else better or worse"
+    " where p (Holm) is below 0.05, else undecided",
+    "oracle gap": "how much better the best configuration on the test is than the selected one; the maximum of noisy"
+    " means, so biased upwards",
+    "candidates": "configurations among which validation selected",
+    "error vs alpha=0": "error with the source's loss minus error without it; above 0 the source hurts",
+    "the source": "hurts or helps where p (Holm) is below 0.05, may hurt or may help where only the interval excludes"
+    " 0, equivalent where its effect is within the sweep's rope",
+}
 
 
 def method_table(results: SweepResults, rows: Sequence[MethodResult]) -> pd.DataFrame:
@@ -52,12 +73,27 @@ def method_table(results: SweepResults, rows: Sequence[MethodResult]) -> pd.Data
             d_z = math.nan if contrast is None else contrast.difference.d_z
             line["d_z"] = "" if math.isnan(d_z) else f"{d_z:+.2f}"
             line["wins"] = "" if contrast is None else format_wins(contrast, results.higher_is_better)
+            verdict = "" if contrast is None else contrast.verdict(results.rope, results.higher_is_better)
+            line["verdict"] = verdict
         if results.tuned:
             gap = f"{results.scale * row.oracle_gap:.{results.digits}f}"
             line["oracle gap"] = gap if row.candidates > 1 else "-"
             line["candidates"] = str(row.candidates)
         lines.append(line)
-    return pd.DataFrame(lines)
+    return _without_empty_columns(pd.DataFrame(lines))
+
+
+def _without_empty_columns(table: pd.DataFrame) -> pd.DataFrame:
+    """Returns a table without the columns that say nothing."""
+    nothing = ({"", "-"}, {"1"})  # the latter of candidates
+    says = [name for name in table if not set(table[name]) <= nothing[name == "candidates"]]
+    return table[says]
+
+
+def explained(results: SweepResults, rows: Sequence[MethodResult], effects: Sequence[SourceEffect]) -> dict[str, str]:
+    """Returns the meaning of each column of the tables that is not plain."""
+    columns = [*method_table(results, rows), *(effect_table(results, effects) if effects else ())]
+    return {name: text for name, text in TERMS.items() if any(str(column).startswith(name) for column in columns)}
 
 
 def cost_table(results: SweepResults, rows: Sequence[MethodResult]) -> pd.DataFrame:
@@ -66,10 +102,10 @@ def cost_table(results: SweepResults, rows: Sequence[MethodResult]) -> pd.DataFr
     for row in rows:
         line = {**dict(row.problem), "method": describe(row.method) or results.name}
         for metric, column in COSTS.items():
-            format_number = format_count if metric == "trainable_parameters" else format_cost
+            format_number = format_count if metric in COUNTED else format_cost
             line[column] = format_number(row.config.mean(metric))
         lines.append(line)
-    return pd.DataFrame(lines)
+    return _without_empty_columns(pd.DataFrame(lines))
 
 
 def effect_table(results: SweepResults, effects: Sequence[SourceEffect]) -> pd.DataFrame:
@@ -148,16 +184,12 @@ def notes(results: SweepResults, rows: Sequence[MethodResult]) -> list[str]:
     lines = [f"{results.metric}{unit}: mean and 95 % t interval over {repeated}; {size}"]
     if results.unfinished:
         lines.append(f"{results.unfinished} grid points have no result: their jobs failed or have not run yet")
-    lines.append(f"* best validation score: mean over repetitions of the best {results.monitor} of each run")
-    if results.tuned:
-        lines.append("oracle gap: what selecting by validation instead of by the test costs")
+    lines += _choice_notes(results, rows)
     tested = sum(row.contrast is not None and not math.isnan(row.contrast.p_holm) for row in rows)
     if tested:
         tests = f"{tested} paired t-test{'s' if tested > 1 else ''}"
         lines.append(f"{tests} vs {describe(results.baseline_method)}, Holm-adjusted")
-    if len(results.replicates) > 1:
-        crossed = " and ".join(results.replicates)
-        lines.append(f"{crossed} are crossed: intervals and tests treat all pairs as independent, which is optimistic")
+    lines += _design_notes(results, rows)
     if results.changed:
         lines.append(f"{', '.join(results.changed)}: chosen post hoc; treat p-values as exploratory")
     lines += [*_ranking_note(results, rows), *_label_notes(results, rows)]
@@ -165,9 +197,56 @@ def notes(results: SweepResults, rows: Sequence[MethodResult]) -> list[str]:
     if len(set(candidates.values())) > 1:
         listed = ", ".join(f"{name} {number}" for name, number in candidates.items())
         lines.append(f"unequal tuning budgets (configurations with different results): {listed}")
-    fewest = min(len(row.config.frame) for row in rows)
+    phased = [row.config.frame for row in rows if _has_phases(row)]
+    if early := sum(int((frame["best_epoch"] < frame["last_phase"]).sum()) for frame in phased):
+        kept = sum(map(len, phased))
+        lines.append(f"{early} of {kept} checkpoints of methods with phases are from before the last phase")
+    fewest = min(row.test.n for row in rows)
     if fewest < REPETITIONS_FOR_A_CLAIM:
         lines.append(f"exploratory (n = {fewest}; use at least {REPETITIONS_FOR_A_CLAIM} for a claim)")
+    return lines
+
+
+def _has_phases(row: MethodResult) -> bool:
+    """Returns whether a method trains different stages in different epochs."""
+    return row.config.mean("last_phase") > 0 and "best_epoch" in row.config.frame
+
+
+def _choice_notes(results: SweepResults, rows: Sequence[MethodResult]) -> list[str]:
+    """Returns what the choice by validation rests on."""
+    lines = [f"selected by the mean of {results.monitor}, the kept checkpoint's of each run"]
+    if results.choose == "one_se":
+        lines[0] += "; of those within one standard error of the best the one with the fewest trained parameters"
+    if any(row.selected for row in rows):
+        lines.append("* validation prefers it to every other method (paired over label draws, one-sided 5 %, Holm)")
+    first = rows[0].config
+    if first.draws == 1 and len(first.frame) > 1:
+        examples = first.mean("val_examples")
+        each = "" if math.isnan(examples) else f" of {examples:.0f} examples"
+        lines.append(
+            f"{len(first.frame)} repetitions share one label draw and one validation set{each}: intervals are for these"
+            " labels, and validation recommends nothing; vary data.draw to ask about labels like these"
+        )
+    return lines
+
+
+def _design_notes(results: SweepResults, rows: Sequence[MethodResult]) -> list[str]:
+    """Returns what repetitions share, and what the intervals do about it."""
+    lines = []
+    contrast = next((row.contrast for row in rows if row.contrast is not None), None)
+    found = rows[0].config.estimate(results.metric) if contrast is None else contrast.difference.estimate
+    if found.components:
+        parts = (f"{name} {results.scale * value:.{results.digits + 1}f}" for name, value in found.components.items())
+        what = "the metric" if contrast is None else "the first difference"
+        crossed = " and ".join(results.replicates)
+        lines.append(f"{crossed} are crossed: two-way intervals; standard deviations of {what}: {', '.join(parts)}")
+    config = rows[0].config
+    if config.overlap > 0:
+        labels, pool = config.mean("labels"), config.mean("label_pool")
+        lines.append(
+            f"each draw takes {labels:.0f} of {pool:.0f} labels, so draws overlap: intervals are corrected for it, and"
+            " are about labels like these rather than about this pool"
+        )
     return lines
 
 
@@ -247,7 +326,12 @@ def write_comparison(file: Path, results: SweepResults, rows: Sequence[MethodRes
             line |= {"difference_high": difference.interval.high, "pairs": difference.interval.n, "p": difference.p}
             line |= {"p_holm": row.contrast.p_holm, "p_wilcoxon": row.contrast.p_wilcoxon, "d_z": difference.d_z}
             line |= {"wins": row.contrast.wins(results.higher_is_better)}
-        line |= {"oracle_gap": row.oracle_gap, "trials": row.candidates, "preferred": row.selected}
+            worse, equal, better = difference.estimate.probabilities(results.rope)
+            worse, better = (worse, better) if results.higher_is_better else (better, worse)
+            line |= {"p_worse": worse, "p_equal": equal, "p_better": better, "df": difference.estimate.df}
+            line |= {"verdict": row.contrast.verdict(results.rope, results.higher_is_better)}
+            line |= {f"sd_{name}": value for name, value in difference.estimate.components.items()}
+        line |= {"oracle_gap": row.oracle_gap, "trials": row.candidates, "best": row.best, "preferred": row.selected}
         lines.append(line | {metric: row.config.mean(metric) for metric in COSTS})
     frame = pd.DataFrame(lines)
     counts = {name: "Int64" for name in ("pairs", "wins") if name in frame}

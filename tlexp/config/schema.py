@@ -158,6 +158,8 @@ class SweepConfig:
     methods: list[str] | None = None
     baseline: str | None = None
     metric: str = "test/target/accuracy"
+    rope: float = 0.01
+    choose: str = "best"
     trials: int | None = None
     sampler: dict[str, Any] = MISSING
     pruner: Any = None
@@ -168,6 +170,9 @@ class SweepConfig:
         _require(self.pruner is None, "sweep.pruner", self.pruner, remedy)
         _one_of("sweep.keep", self.keep, ("all", "best", "none"))
         _one_of("sweep.metric", self.metric, TEST_METRICS)
+        ok = math.isfinite(self.rope) and self.rope > 0
+        _require(ok, "sweep.rope", self.rope, "must be above 0: what is practically no difference, 0.01 for a point")
+        _one_of("sweep.choose", self.choose, ("best", "one_se"))
         ok = self.baseline is None or "=" in self.baseline
         _require(
             ok,

@@ -28,6 +28,15 @@ class Domain:
         """Returns the number of examples by split."""
         return {split: len(self.indices(split)) for split in SPLITS}
 
+    @property
+    def label_pool(self) -> int:
+        """Number of examples outside the test split, which a label budget draws from."""
+        return len(self.samples.labels) - len(self.split.test)
+
+    def labels_bought(self, val: str) -> int:
+        """Returns how many labels the budget has: validation is part of it unless `val` is `large`."""
+        return len(self.split.train) + (0 if val == "large" else len(self.split.val))
+
     def indices(self, split: str) -> np.ndarray:
         """Returns the indices of a split's samples, shape (n,)."""
         indices: np.ndarray = getattr(self.split, split)

@@ -127,6 +127,7 @@ def build(config: Config, first_epoch: int = 0) -> RunComponents:
 
     # 8. The task: one training step, its optimizer and its checkpoint.
     task = build_task(config, model, strategy, objective, plan, domains, epochs)
+    task.trains_on_features = frozen_features is not None
     optimizer = build_optimizer(config, task)
     notices += [notice for term in plan.terms.values() for notice in term.check(optimizer)]
     if config.head == "auto" and len(model.classes) > 1:

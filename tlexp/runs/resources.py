@@ -17,17 +17,14 @@ class ResourceMeter:
 
     Args:
         components: built and not yet trained.
-        first_epoch: the epoch that comes next.
     """
 
-    def __init__(self, components: RunComponents, first_epoch: int = 0) -> None:
-        model, terms, data = components.task.model, components.task.terms, components.data
+    def __init__(self, components: RunComponents) -> None:
+        model, terms = components.task.model, components.task.terms
         tensors = [*model.parameters(), *(p for term in terms.values() for p in term.parameters())]
         self.parameters = sum(p.numel() for p in model.parameters())
         self.trainable = sum(p.numel() for p in tensors if p.requires_grad)
-        # Of each role in a step, as many examples as the target has.
-        self.examples_per_epoch = data.domains["target"].sizes()["train"] * len(data.train_roles)
-        self.first_epoch = first_epoch
+        self.task = components.task
         self.started = time.perf_counter()
         with suppress(OSError):  # other systems report the peak of the process's whole life
             (PROCESS / "clear_refs").write_text("5")
@@ -35,14 +32,26 @@ class ResourceMeter:
             torch.cuda.reset_peak_memory_stats()
 
     def measure(self, trainer: pl.Trainer) -> dict[str, float]:
-        """Returns the resources of a fit; memory in MiB, the GPU's where it trains on one, else the process's peak."""
+        """Returns the resources of a fit over all processes.
+
+        `training_examples` are those of all roles that steps used, `forward_passes` those that passed through the
+        backbone for it: none where its features were computed once. Memory is in MiB, the GPU's where it trains on
+        one, else the process's peak.
+        """
         seconds = time.perf_counter() - self.started
-        epochs = trainer.current_epoch - self.first_epoch
+        work = self.task.work
+        counts = torch.tensor([work.seen, work.passed, work.seen_before], dtype=torch.float64)
+        seen, passed, before = trainer.strategy.reduce(
+            counts.to(trainer.strategy.root_device), reduce_op="sum"
+        ).tolist()
         usage = {
             "parameters": self.parameters,
             "trainable_parameters": self.trainable,
+            "steps": trainer.global_step,
+            "training_examples": seen,
+            "forward_passes": passed,
             "fit_seconds": seconds,
-            "examples_per_second": epochs * self.examples_per_epoch / seconds,
+            "examples_per_second": (seen - before) / seconds,
         }
         on_gpu = trainer.strategy.root_device.type == "cuda"
         peak = torch.cuda.max_memory_allocated() / 2**20 if on_gpu else _peak_of_process()

@@ -53,7 +53,7 @@ def train(config: Config, folder: Path, mlflow_run: MLflowRun, output: Output) -
         callbacks = [*make_callbacks(config, components, output), best]
         callbacks.append(LastCheckpoint(run_logger, config.checkpoint_minutes))
         trainer = make_trainer(config, folder, callbacks, [run_logger], task.has_phases)
-        meter = ResourceMeter(components, first_epoch)
+        meter = ResourceMeter(components)
         if interrupted:
             task.use_lr(interrupted.lr)
         elif config.lr_find:

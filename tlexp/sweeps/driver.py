@@ -178,14 +178,16 @@ class SweepDriver:
             "jobs": str(jobs_folder(self._hydra)),
             "monitor": config.monitor,
             "task": task_of(config),
-            "points": [{"values": point.values, "key": point.key} for point in points],
+            "rope": config.sweep.rope,
+            "choose": config.sweep.choose,
+            "points": [{"values": point.values, "key": point.key, "draw": point.draw} for point in points],
         }
-        question = {name: manifest[name] for name in ("methods", "baseline", "metric")}
+        question = {name: manifest[name] for name in ("methods", "baseline", "metric", "rope", "choose")}
         earlier = run_folder.read_manifest(folder) if (folder / run_folder.MANIFEST).exists() else {}
         manifest["declared"] = declared = earlier.get(
             "declared", {name: earlier.get(name, question[name]) for name in question}
         )
-        manifest["changed"] = [name for name in question if question[name] != declared[name]]
+        manifest["changed"] = [name for name in question if question[name] != declared.get(name, question[name])]
         run_folder.write_manifest(folder, manifest)
         sweep.run.log_artifact(folder / run_folder.MANIFEST)
         sweep.describe(manifest)

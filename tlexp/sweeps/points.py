@@ -94,6 +94,11 @@ class GridPoint:
     key: str
 
     @property
+    def draw(self) -> str:
+        """Which splits and which labels its job has: grid points that share it share their validation set."""
+        return f"{self.config.split_seed}/{self.config.data.draw}"
+
+    @property
     def folder(self) -> str:
         """The name of the job's folder, the same in every sweep that has the job: what it is, and its key."""
         return f"{re.sub(r'[^A-Za-z0-9_.+-]+', '_', what_it_is(self.config))[:100]}-{self.key}"

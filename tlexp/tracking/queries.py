@@ -76,7 +76,11 @@ def read_runs(
     if len(monitors) > 1:
         raise UsageError(f"{', '.join(sorted(monitors))}: runs that select by different metrics; narrow the filter")
     points = [
-        {"key": run.info.run_id, "values": {axis: _as_override(run.data.params[name]) for axis, name in names.items()}}
+        {
+            "key": run.info.run_id,
+            "values": {axis: _as_override(run.data.params[name]) for axis, name in names.items()},
+            "draw": f"{run.data.params.get('split_seed')}/{run.data.params.get('data.draw')}",
+        }
         for run in runs
     ]
     seen: dict[tuple[str, ...], Run] = {}

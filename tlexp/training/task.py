@@ -3,6 +3,7 @@
 from bisect import bisect_right
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from functools import partial
 from types import MappingProxyType
 from typing import Any
@@ -25,6 +26,21 @@ from tlexp.training.metrics import DomainMetrics, TermMetric, TrainingMetrics
 from tlexp.training.optim import Optimization, parameter_groups, split_by_decay, trained_stages
 
 ROLES = ("target", "source", "unlabelled")  # in the order in which their batches pass through the model
+
+
+@dataclass
+class WorkDone:
+    """What training has cost on this process, whatever the machine.
+
+    Attributes:
+        seen: examples of all roles that steps used.
+        passed: those of them that passed through the backbone; those of teachers and second views not counted.
+        seen_before: those that steps used before a resumed run was interrupted.
+    """
+
+    seen: int = 0
+    passed: int = 0
+    seen_before: int = 0
 
 
 class TransferTask(pl.LightningModule):
@@ -61,6 +77,7 @@ class TransferTask(pl.LightningModule):
         self.model, self.strategy, self.objective = model, strategy, objective
         self.terms = nn.ModuleDict(dict(terms))
         self.optimization, self.lr = optimization, optimization.lr
+        self.trains_on_features = False
         self.seed, self.metadata, self.joint_forward = seed, metadata or {}, joint_forward
         self.tested_roles = list(num_classes)
         evaluated = {f"{split}/{role}": n for role, n in num_classes.items() for split in ("val", "test")}
@@ -72,6 +89,7 @@ class TransferTask(pl.LightningModule):
                 **{key: DomainMetrics(n) for key, n in evaluated.items()},
             }
         )
+        self.work = WorkDone()
         self._steps_followed = 0
         self._rates: dict[str, float] = {}
         # Whatever trains in some epoch has a gradient now, so that several processes agree to average it.
@@ -137,6 +155,9 @@ class TransferTask(pl.LightningModule):
     def _forward_roles(self, batch: dict[str, Batch], batch_idx: int) -> dict[str, DomainOutput]:
         """Passes each role's batch through the model, in the order of `ROLES`."""
         roles = [role for role in ROLES if role in batch]
+        n = sum(len(batch[role].labels) for role in roles)
+        self.work.seen += n
+        self.work.passed += 0 if self.trains_on_features else n
         mixed = {role: self._mixed(role, batch[role], batch_idx) for role in roles}
         joint = self.model.features_together([mixed[role][0] for role in roles]) if self.joint_forward else None
         outputs: dict[str, DomainOutput] = {}
@@ -332,10 +353,14 @@ class TransferTask(pl.LightningModule):
             "lr": self.lr,
             "metrics": {name: float(value) for name, value in logged if name.startswith("val/")},
             "stopped": bool(self.trainer.should_stop),
+            "work": [self.work.seen, self.work.passed],
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Goes on with the average of the run that is resumed."""
+        """Goes on with the work and the average of the run that is resumed."""
+        if "work" in (metadata := checkpoint.get("tlexp", {})):
+            self.work.seen, self.work.passed = metadata["work"]
+            self.work.seen_before = self.work.seen
         if self.average is not None:
             self.average.read(checkpoint)
 
