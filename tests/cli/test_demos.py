@@ -30,6 +30,16 @@ def test_fine_tuning_after_a_probe_errs_less_outside_and_than_the_probe_inside()
     assert outside[0.0, "lp_ft"] < 1e-12, "with the true features a probe is all it takes"
 
 
+def test_the_intervals_used_cover_the_truth_and_naive_ones_do_not():
+    simulated = list(csv.DictReader(io.StringIO(script("coverage.py", "--simulations", "300"))))
+    shown = list(csv.DictReader(io.StringIO((ROOT / "docs/results/coverage.csv").read_text())))
+    assert [row["setting"] for row in simulated] == [row["setting"] for row in shown]
+    for few, many in zip(simulated, shown, strict=True):
+        assert float(many["used"]) >= 0.93
+        for name in ("naive", "used"):
+            assert abs(float(few[name]) - float(many[name])) < 0.1
+
+
 @pytest.mark.slow
 def test_other_classes_share_no_digit_with_the_source(run_job):
     few = ("experiment=digits_negative_transfer", "epochs=2", "trainer.check_val_every_n_epoch=1")

@@ -68,7 +68,7 @@ def test_draws_that_follow_the_seed_are_draws():
 @pytest.mark.parametrize(
     ("draws", "more", "overlap"),
     [
-        (("0/0", "0/1", "0/2"), {"labels": 50, "label_pool": 1000, "test_examples": 400}, 0),
+        (("0/0", "0/1", "0/2"), {"labels": 50, "label_pool": 1000, "test_examples": 400}, 1 / 19),
         (("0/0", "0/1", "0/2"), {"labels": 500, "label_pool": 1000, "test_examples": 400}, 1.0),
         (("0/0", "1/0", "2/0"), {"labels": 50, "label_pool": 1000, "test_examples": 400}, 0.4),
         (("0/0", "0/0", "0/0"), {"labels": 500, "label_pool": 1000, "test_examples": 400}, 0),

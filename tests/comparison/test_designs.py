@@ -84,8 +84,7 @@ def test_practical_equivalence(rope, rho, expected):
         assert found.equivalence_p(rope) == pytest.approx(expected[2], abs=1e-6)
 
 
-def test_a_small_share_of_the_pool_is_no_overlap_and_all_of_it_is_another_question():
-    assert overlap_of_draws(5, 108) == 0
+def test_draws_that_take_the_whole_pool_ask_another_question():
     assert overlap_of_draws(50, 108) == pytest.approx(50 / 58)
     assert overlap_of_draws(108, 108) == 0
 

@@ -226,8 +226,10 @@ def test_the_tables_shown_are_those_of_their_files(page):
     assert update_tables(text, ROOT) == text
 
 
-def test_the_mechanisms_table_is_that_of_its_file():
-    ((script, file, shown),) = re.findall(r"<!-- (\w+\.py) (\S+) -->\n(.*?)\n\n", RESULTS, flags=re.DOTALL)
+@pytest.mark.parametrize("page", ["docs/results.md", "docs/concepts/statistics.md"])
+def test_the_table_of_a_script_is_that_of_its_file(page):
+    text = (ROOT / page).read_text()
+    ((script, file, shown),) = re.findall(r"<!-- (\w+\.py) (\S+) -->\n(.*?)\n\n", text, flags=re.DOTALL)
     line = [sys.executable, str(ROOT / "scripts/demos" / script), "--table", file]
     assert subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip() == shown.strip()
 

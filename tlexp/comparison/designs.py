@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from scipy import stats
 
 Matrix = NDArray[np.float64]
-SAME_POOL = 0.1  # share of the pool's labels from which on draws from it are too much alike to ignore it
 
 
 @dataclass(frozen=True)
@@ -137,9 +136,9 @@ def two_way(table: Matrix, overlap: float = 0.0) -> Estimate:
 
 
 def overlap_of_draws(labels: float, pool: float) -> float:
-    """Returns the overlap of draws of `labels` from a pool of so many; 0 where the pool is large or wholly taken.
+    """Returns the overlap of draws of `labels` from a pool of so many; 0 where a draw takes all of it.
 
-    Where a draw takes everything, another one has nothing to differ in: the question is then about this pool.
+    Another draw has then nothing to differ in, and the question is about this pool.
     """
     rho = labels / pool
-    return rho / (1 - rho) if SAME_POOL <= rho < 1 else 0.0
+    return rho / (1 - rho) if rho < 1 else 0.0

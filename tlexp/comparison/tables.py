@@ -34,6 +34,7 @@ COSTS = {
 }
 COUNTED = ("trainable_parameters", "steps", "training_examples", "forward_passes")
 REPETITIONS_FOR_A_CLAIM = 10  # with fewer, exact tests cannot reject in a family of any size
+NOTABLE_OVERLAP = 0.1  # of repetitions, from which on a note says so
 LONGEST_PATH = 24  # characters shown of a path
 PAGE_ONLY = ("validation", "d_z", "wins", "oracle gap")  # columns that a terminal has no room for
 TERMS = {
@@ -241,7 +242,7 @@ def _design_notes(results: SweepResults, rows: Sequence[MethodResult]) -> list[s
         crossed = " and ".join(results.replicates)
         lines.append(f"{crossed} are crossed: two-way intervals; standard deviations of {what}: {', '.join(parts)}")
     config = rows[0].config
-    if config.overlap > 0:
+    if config.overlap >= NOTABLE_OVERLAP:
         labels, pool = config.mean("labels"), config.mean("label_pool")
         lines.append(
             f"each draw takes {labels:.0f} of {pool:.0f} labels, so draws overlap: intervals are corrected for it, and"
