@@ -29,6 +29,7 @@ LOG = "tlexp.log"
 OWNER = ".owner"  # which sweep trained the run
 RANK_FAILURE = ".failure.json"  # how a rank tells the process that started it what went wrong
 MANIFEST = "sweep.json"
+PREDICTIONS = "predictions_{}.parquet"
 KEY_LENGTH = 12  # of the key that the name of a job's folder ends with
 
 
@@ -91,6 +92,11 @@ def read_metrics(folder: Path) -> dict[str, Any]:
 def write_metrics(folder: Path, result: Mapping[str, Any]) -> None:
     """Writes the result that marks a run as complete."""
     write_atomically(folder / METRICS, json.dumps(result, indent=2) + "\n")
+
+
+def predictions(role: str) -> str:
+    """Returns the name of the file with a domain's predictions."""
+    return PREDICTIONS.format(role)
 
 
 def numbers(result: Mapping[str, Any]) -> dict[str, float]:

@@ -47,16 +47,17 @@ def test_weights_and_random_streams_stay_and_stages_keep_their_shares(monkeypatc
 
 def test_the_rate_of_phases_is_found_with_all_that_ever_moves():
     """With the head alone it would be that of a linear probe."""
-    options = (*RUN, "strategy.backbone_lr_mult=1", "norm=per_domain")
+    options = (*RUN, "norm=per_domain")
 
     def rate(*strategy):
         components = build(compose(*options, *strategy))
         trainer = pl.Trainer(accelerator="cpu", logger=False)
         return find_lr(components.task, components.data, trainer, Console(quiet=True)).lr
 
-    phased = rate("strategy=lp_ft", "strategy.probe_epochs=1")
-    assert phased == rate("strategy=lp_ft", "strategy.probe_epochs=0")
-    assert phased != rate("strategy=lp_ft", "strategy.probe_epochs=3")
+    lp_ft = ("strategy=lp_ft", "strategy.backbone_lr_mult=1")
+    phased = rate(*lp_ft, "strategy.probe_epochs=1")
+    assert phased == rate(*lp_ft, "strategy.probe_epochs=0")
+    assert phased != rate("strategy=shared_representation")
 
 
 def test_a_loss_that_nothing_lowers_is_said(monkeypatch):

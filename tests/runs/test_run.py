@@ -40,7 +40,8 @@ def test_a_run_leaves_what_it_promises(run_job):
     folder = result["folder"]
     names = {path.name for path in folder.iterdir()}
     figures = {"confusion_matrix.png", "learning_curves.png"}
-    assert names == {"best.ckpt", "config.yaml", "history.jsonl", "metrics.json", *figures}
+    kept = {f"predictions_{role}.parquet" for role in ("target", "source")}
+    assert names == {"best.ckpt", "config.yaml", "history.jsonl", "metrics.json", *figures, *kept}
     for role in ("target", "source"):
         for name in ("accuracy", "macro_f1", "nll", "ece"):
             assert result[f"val/{role}/{name}"] >= 0
@@ -378,7 +379,19 @@ def test_every_backbones_checkpoint_loads_as_plain_values(run_job, backbone):
     few = ("data.target.classes=[0,1,2]", "data.source.classes=[0,1,2]", "batch_size=6", "data.test_fraction=0.9")
     result = run_job(*BACKBONES[backbone], "init=random", "alpha=0.5", "epochs=1", *few)
     content = torch.load(result["folder"] / "best.ckpt", weights_only=True)
-    names = {"version", "backbone", "input", "classes", "config", "config_hash", "weights", "lr", "metrics", "stopped"}
+    names = {
+        "version",
+        "backbone",
+        "input",
+        "classes",
+        "config",
+        "config_hash",
+        "weights",
+        "lr",
+        "metrics",
+        "stopped",
+        "work",
+    }
     names |= {"carried"} & set(content["tlexp"])
     assert set(content["tlexp"]) == names
     assert ("carried" in names) == (backbone == "bert")

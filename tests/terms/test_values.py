@@ -11,9 +11,10 @@ from sklearn.decomposition import PCA
 from torch import nn
 
 from tlexp.errors import UsageError
+from tlexp.models.temperature import temperature
 from tlexp.terms.base import DomainOutput, StepContext
 from tlexp.terms.bss import BSS
-from tlexp.terms.co_tuning import calibrated, direct, reverse
+from tlexp.terms.co_tuning import direct, reverse
 from tlexp.terms.coral import Coral
 from tlexp.terms.dann import DANN, Reversal, certainty, domain_loss, grl_lambda
 from tlexp.terms.distill import divergence
@@ -183,9 +184,10 @@ def test_the_reversed_relationship_is_bayes_rule(recipe):
 def test_a_temperature_undoes_a_scale():
     torch.manual_seed(0)
     logits = torch.randn(4000, 5).double()
-    labels = torch.multinomial(logits.softmax(1), 1)[:, 0]
-    assert calibrated(logits, labels) == pytest.approx(1, abs=0.06)
-    assert calibrated(3 * logits, labels) == pytest.approx(3 * calibrated(logits, labels), rel=1e-3)
+    labels = torch.multinomial(logits.softmax(1), 1)[:, 0].numpy()
+    found = temperature(logits.numpy(), labels)
+    assert found == pytest.approx(1, abs=0.06)
+    assert temperature(3 * logits.numpy(), labels) == pytest.approx(3 * found, rel=1e-3)
 
 
 @pytest.mark.parametrize(

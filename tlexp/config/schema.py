@@ -23,7 +23,18 @@ INITS = ("source", "random", "pretrained")
 LOCATED = ("images", "image_table", "text_table")  # options of data whose source is there once it has a location
 # What does not change a result: locations, speed, and the recipe that other keys are made of.
 TRAINER_NOT_HASHED = ("enable_progress_bar", "logger")
-NOT_HASHED = ("tracking", "store", "recipe", "cache", "cache_gb", "workers", "checkpoint_minutes", "resume", "sweep")
+NOT_HASHED = (
+    "predictions",
+    "tracking",
+    "store",
+    "recipe",
+    "cache",
+    "cache_gb",
+    "workers",
+    "checkpoint_minutes",
+    "resume",
+    "sweep",
+)
 
 
 def _require(holds: bool, key: str, value: object, remedy: str) -> None:
@@ -218,6 +229,7 @@ class Config:
     patience: int | None = None
     ema: float | None = None
     allow_partial: bool = False
+    predictions: bool = True
     store: str = MISSING
     cache: str = MISSING
     cache_gb: float = 20.0

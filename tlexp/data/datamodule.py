@@ -251,6 +251,10 @@ class TransferDataModule(pl.LightningDataModule):
         """The validation splits, one role after the other."""
         return self._evaluation("val", self.evaluated_roles)
 
+    def predict_dataloader(self) -> CombinedLoader:
+        """The validation splits again, for the predictions of the kept checkpoint."""
+        return self.val_dataloader()
+
     def test_dataloader(self) -> CombinedLoader:
         """The test splits, one role after the other."""
         return self._evaluation("test", (*self.evaluated_roles, *(("shifted",) if self.shifted else ())))

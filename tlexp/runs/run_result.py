@@ -40,6 +40,16 @@ class RunResult:
         """The file of the checkpoint kept."""
         return self.folder / run_folder.BEST_CHECKPOINT
 
+    def predictions(self, role: str = "target") -> pd.DataFrame:
+        """Returns the kept checkpoint's logits on validation and test, a row for each example.
+
+        Columns are `split`, `id`, `label` (a class) and `logit/CLASS` for each class.
+
+        Raises:
+            FileNotFoundError: for a role that was not evaluated, or a run with `predictions=false`.
+        """
+        return pd.read_parquet(self.folder / run_folder.predictions(role))
+
     @cached_property
     def history(self) -> pd.DataFrame:
         """A row for each epoch, counted from 0, with its training and validation metrics; none before the first."""

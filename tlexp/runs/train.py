@@ -16,6 +16,7 @@ from tlexp.reporting.run_report import StartReport, print_result
 from tlexp.runs.build import build
 from tlexp.runs.checkpoint import BestCheckpoint, StopInLastPhase
 from tlexp.runs.lr_finder import find_lr
+from tlexp.runs.predictions import save_predictions
 from tlexp.runs.resources import ResourceMeter
 from tlexp.runs.result import collect_result, record_result, save_figure
 from tlexp.runs.resume import LastCheckpoint, find_interrupted
@@ -73,9 +74,14 @@ def train(config: Config, folder: Path, mlflow_run: MLflowRun, output: Output) -
             raise UsageError(f"{cause} before a validation; {remedy}")
         checkpoint = torch.load(best.best_model_path, map_location="cpu", weights_only=True)
         task.load_state_dict(checkpoint["state_dict"])
+        if config.predictions:  # of validation; the test keeps its own
+            trainer.predict(task, datamodule=data, return_predictions=False)
         trainer.test(task, datamodule=data, verbose=False)
+    files = save_predictions(components, trainer, folder) if config.predictions else []
     if trainer.is_global_zero:
         result = collect_result(config, components, trainer, checkpoint, run_logger.history)
+        for file in files:
+            mlflow_run.log_artifact(file, "predictions")
         result |= {**usage, "mlflow_run_id": mlflow_run.run_id or None}
         record_result(config, components, mlflow_run, result, run_logger.history, folder)
         result["seconds"] = time.perf_counter() - started

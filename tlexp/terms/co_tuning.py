@@ -4,12 +4,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.optimize import minimize_scalar
 from torch import Tensor
 from torch.optim import Optimizer
 
 from tlexp.data.datamodule import TransferDataModule
 from tlexp.models.starting_point import StartingPoint
+from tlexp.models.temperature import temperature
 from tlexp.models.transfer_model import TransferModel
 from tlexp.terms.base import StepContext, Term, copy_pretrained_head, mean
 
@@ -63,7 +63,8 @@ class CoTuning(Term):
     def on_fit_start(self, model: TransferModel, data: TransferDataModule) -> None:
         """Measures temperature and relationship."""
         if self.calibrates:
-            self.temperature.fill_(calibrated(*self._old_logits(model, data, "reference", "val")))
+            logits, labels = self._old_logits(model, data, "reference", "val")
+            self.temperature.fill_(temperature(logits.numpy(), labels.numpy()))
         logits, labels = self._old_logits(model, data, "target", "train")
         p, classes = (logits / self.temperature.cpu()).softmax(1).numpy(), len(self.relation)
         if self.relationship == "direct":
@@ -107,10 +108,10 @@ def reverse(p: np.ndarray, labels: np.ndarray, p_val: np.ndarray, labels_val: np
     scored: list[tuple[float, float, Any]] = []
     for fit in fits:
         fit.fit(p, labels)
-        temperature = calibrated(torch.from_numpy(_logits(fit, p_val)), torch.from_numpy(labels_val))
-        scored.append((_nll(_logits(fit, p_val) / temperature, labels_val), temperature, fit))
-    _, temperature, best = min(scored, key=lambda row: row[0])
-    of_old = torch.from_numpy(_logits(best, np.eye(p.shape[1])) / temperature).softmax(1).numpy()  # (old, new)
+        t = temperature(_logits(fit, p_val), labels_val)
+        scored.append((_nll(_logits(fit, p_val) / t, labels_val), t, fit))
+    _, t, best = min(scored, key=lambda row: row[0])
+    of_old = torch.from_numpy(_logits(best, np.eye(p.shape[1])) / t).softmax(1).numpy()  # (old, new)
     joint = of_old.T * p.mean(0)
     relation: np.ndarray = joint / joint.sum(1, keepdims=True)
     return relation
@@ -123,12 +124,3 @@ def _logits(fit: Any, p: np.ndarray) -> np.ndarray:
 
 def _nll(logits: np.ndarray, labels: np.ndarray) -> float:
     return float(torch.nn.functional.cross_entropy(torch.from_numpy(logits), torch.from_numpy(labels)))
-
-
-def calibrated(logits: Tensor, labels: Tensor) -> float:
-    """Returns the temperature in [0.05, 20] with the smallest loss of logits (n, classes) / T (Guo et al. 2017)."""
-
-    def loss(log_t: float) -> float:
-        return _nll((logits.double() / np.exp(log_t)).numpy(), labels.numpy())
-
-    return float(np.exp(minimize_scalar(loss, bounds=(np.log(0.05), np.log(20)), method="bounded").x))

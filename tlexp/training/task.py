@@ -90,6 +90,7 @@ class TransferTask(pl.LightningModule):
             }
         )
         self.work = WorkDone()
+        self.logits: dict[str, list[Tensor]] = {}  # by split and role, of this process's batches, in half precision
         self._steps_followed = 0
         self._rates: dict[str, float] = {}
         # Whatever trains in some epoch has a gradient now, so that several processes agree to average it.
@@ -297,11 +298,22 @@ class TransferTask(pl.LightningModule):
 
     def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Adds a batch to the metrics of its role."""
-        self._evaluate("test", batch, dataloader_idx)
+        self._keep("test", dataloader_idx, self._evaluate("test", batch, dataloader_idx))
 
-    def _evaluate(self, split: str, batch: Batch, role_index: int) -> None:
+    def predict_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
+        """Keeps the logits of a validation batch."""
+        logits: Tensor = self.model(batch.inputs, self.tested_roles[dataloader_idx])
+        self._keep("val", dataloader_idx, logits)
+        return logits
+
+    def _keep(self, split: str, role_index: int, logits: Tensor) -> None:
+        self.logits.setdefault(f"{split}/{self.tested_roles[role_index]}", []).append(logits.half().cpu())
+
+    def _evaluate(self, split: str, batch: Batch, role_index: int) -> Tensor:
         role = self.tested_roles[role_index]
-        self.metrics[f"{split}/{role}"].update(self.model(batch.inputs, role), batch.labels)  # type: ignore[operator]
+        logits: Tensor = self.model(batch.inputs, role)
+        self.metrics[f"{split}/{role}"].update(logits, batch.labels)  # type: ignore[operator]
+        return logits
 
     def on_validation_epoch_end(self) -> None:
         """Logs `val/<role>/<metric>` and puts the weights back."""
