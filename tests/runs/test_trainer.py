@@ -164,7 +164,8 @@ def test_what_the_trainer_may_not_be_told_has_a_reason_and_another_way(option, l
     ("callbacks", "line"),
     [
         (
-            "[{_target_: pytorch_lightning.callbacks.EarlyStopping, monitor: val/target/nll}]",
+            "[{_target_: pytorch_lightning.callbacks.EarlyStopping, monitor: val/target/nll},"
+            "{_target_: pytorch_lightning.callbacks.EarlyStopping, monitor: val/target/nll}]",
             "EarlyStopping: the run",
         ),
         (f"[{{_target_: {__name__}.NoCallback}}]", "NoCallback is no callback of Lightning; leave it out"),
