@@ -135,10 +135,12 @@ def fit(config: Config, *callbacks: pl.Callback) -> tuple[RunComponents, pl.Trai
     return components, fit_components(config, components, *callbacks)
 
 
-def fit_components(config: Config, components: RunComponents, *callbacks: pl.Callback) -> pl.Trainer:
+def fit_components(
+    config: Config, components: RunComponents, *callbacks: pl.Callback, validates: bool = True
+) -> pl.Trainer:
     """Fits what was built."""
     with quiet(), tempfile.TemporaryDirectory() as folder:
-        trainer = make_trainer(config, Path(folder), list(callbacks), [], components.task.has_phases)
+        trainer = make_trainer(config, Path(folder), list(callbacks), [], components.task.has_phases, validates)
         trainer.fit(components.task, datamodule=components.data)
     return trainer
 

@@ -30,6 +30,7 @@ OWNER = ".owner"  # which sweep trained the run
 RANK_FAILURE = ".failure.json"  # how a rank tells the process that started it what went wrong
 MANIFEST = "sweep.json"
 PREDICTIONS = "predictions_{}.parquet"
+PARTS = "parts"  # folder of the trainings that choose the number of epochs
 KEY_LENGTH = 12  # of the key that the name of a job's folder ends with
 
 

@@ -61,7 +61,7 @@ def read_predictions(folder: Path, role: str = "target", split: str = "test") ->
     classes = tuple(name.removeprefix("logit/") for name in columns)
     numbers = {name: index for index, name in enumerate(classes)}
     labels = np.array([numbers[name] for name in frame["label"]], dtype=np.int64)
-    return Predictions(tuple(frame["id"]), labels, frame[columns].to_numpy(np.float64), classes)
+    return Predictions(tuple(frame["id"]), labels, frame[columns].to_numpy(np.float64, copy=True), classes)
 
 
 # Classes -------------------------------------------------------------------------------------------------------

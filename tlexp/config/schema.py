@@ -73,17 +73,22 @@ class DataConfig:
     shots: int | None = None  # labels per class
     fraction: float | None = None  # of the labels outside the test split
     draw: int = 0  # index of the label draw
-    val: str = "in_budget"  # in_budget: a fifth of the budget; large: a fifth of all but the test split, optimistic
+    val: str = "in_budget"  # in_budget: a fifth of the budget; cv: folds of it; large: a fifth outside it, optimistic
+    refit: bool | None = None  # train on all labels once validation has chosen; null: with val=cv
     test_fraction: float = 0.4  # of each class, where the data have no test split
     sampling: str = "shuffled"  # shuffled: each example once an epoch; balanced: each class equally often
     unlabelled: bool = False  # label-free terms use all target examples outside validation and test
 
     def __post_init__(self) -> None:
-        _one_of("data.val", self.val, ("in_budget", "large"))
+        _one_of("data.val", self.val, ("in_budget", "cv", "large"))
+        remedy = "folds leave no model to test; use data.val=in_budget, or leave data.refit at null"
+        _require(not (self.val == "cv" and self.refit is False), "data.refit", self.refit, remedy)
+        remedy = "would train on labels that the budget does not have; use data.val=in_budget or cv"
+        _require(not (self.val == "large" and self.refit), "data.refit", self.refit, remedy)
         _one_of("data.sampling", self.sampling, ("shuffled", "balanced"))
         ok = 0 < self.test_fraction < 1
         _require(ok, "data.test_fraction", self.test_fraction, "must lie between 0 and 1")
-        ok = self.shots is None or self.shots >= (2 if self.val == "in_budget" else 1)
+        ok = self.shots is None or self.shots >= (1 if self.val == "large" else 2)
         remedy = "at least 2 labels a class, one to train and one to validate (1 with data.val=large)"
         _require(ok, "data.shots", self.shots, remedy)
         ok = self.fraction is None or 0 < self.fraction <= 1
@@ -259,6 +264,8 @@ class Config:
         _require(ok, "checkpoint_minutes", self.checkpoint_minutes, "must be finite and >= 0; 0 is after every epoch")
         ok = self.workers is None or self.workers >= 0
         _require(ok, "workers", self.workers, "must be >= 0, or null for what the machine can spare")
+        remedy = "would stop folds after different epochs; leave it out, or use data.val=in_budget"
+        _require(self.patience is None or self.data.val != "cv", "patience", self.patience, remedy)
         if self.data.source is None:
             located = "data.source.root= or " * (self.data.name in LOCATED)
             remedy = f"data={self.data.name} has no source; give {located}dataset@data.source=, or use"
@@ -282,6 +289,11 @@ class Config:
     def with_tracking_uri(self, uri: str | None) -> "Config":
         """Returns the configuration with another address of the store."""
         return replace(self, tracking=replace(self.tracking, uri=uri))
+
+    @property
+    def refits(self) -> bool:
+        """Whether the result is of a training on all labels, for as long as held-out labels have chosen."""
+        return self.data.val == "cv" if self.data.refit is None else self.data.refit
 
     @property
     def counted_role(self) -> str:

@@ -3,7 +3,7 @@
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -16,13 +16,33 @@ from tlexp.data.splits import Split
 from tlexp.errors import UsageError
 from tlexp.fingerprint import digest
 
+Part = int | Literal["held_out", "all"]  # the number of a fold, the validation split, or nothing held out
+
 
 @dataclass(frozen=True)
 class Domain:
-    """One role's samples and their split."""
+    """One role's samples and their split.
+
+    Attributes:
+        samples: the data set.
+        split: of it.
+        part: what of the labels is held out.
+    """
 
     samples: Samples
     split: Split
+    part: Part = "held_out"
+
+    def take(self, part: Part) -> "Domain":
+        """Returns the domain with a part of its labels held out."""
+        if part == "held_out":
+            return self
+        return replace(self, part=part, split=self.split.merged() if part == "all" else self.split.fold(part))
+
+    @property
+    def may_choose(self) -> bool:
+        """Whether options may be chosen on the validation split, because it is no fold and not empty."""
+        return self.part == "held_out"
 
     def sizes(self) -> dict[str, int]:
         """Returns the number of examples by split."""
@@ -77,7 +97,7 @@ class Domain:
         samples = self.samples
         groups = "" if samples.groups is None else f" in {len(np.unique(samples.groups))} groups, which stay whole"
         for split, size in self.sizes().items():
-            if size == 0:
+            if size == 0 and not (split == "val" and self.part == "all"):
                 have = f"the data set has {len(samples.labels)} examples{groups}"
                 remedy = "add some, or raise data.shots or data.fraction where they are set"
                 raise UsageError(f"the {role} {samples.name} has no {split} example: {have}; {remedy}")
@@ -105,6 +125,8 @@ class Domain:
             if samples.given and split not in samples.given:
                 notices.append(f"has no {name} split: it is taken from the training split")
             present = set(self.labels(split).tolist())
+            if split == "val" and not present:
+                continue
             if absent := [name for label, name in enumerate(samples.classes) if label not in present]:
                 names = ", ".join(absent[:10]) + (", ..." if len(absent) > 10 else "")
                 notices.append(f"its {name} split has no example of {len(absent)} classes: {names}")

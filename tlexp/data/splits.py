@@ -1,7 +1,7 @@
 """Fixed, stratified splits and nested label budgets, drawn from `split_seed` and never from a run's seed."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,11 +22,22 @@ class Split:
         train: indices the weights are fitted on.
         val: indices that choose the checkpoint.
         test: indices used once, at the end.
+        folds: disjoint parts of `train`, each of which validates once; empty without cross-validation.
     """
 
     train: Indices
     val: Indices
     test: Indices
+    folds: tuple[Indices, ...] = ()
+
+    def fold(self, number: int) -> "Split":
+        """Returns the split in which a fold validates and the others train."""
+        held_out = self.folds[number]
+        return Split(np.setdiff1d(self.train, held_out), held_out, self.test)
+
+    def merged(self) -> "Split":
+        """Returns the split in which all labels train."""
+        return Split(np.sort(np.concatenate([self.train, self.val])), self.val[:0], self.test)
 
 
 def split(
@@ -46,7 +57,9 @@ def split(
     takes the first labels of it, of which every fifth, starting with the second, validates. So budgets are nested: the
     training and validation examples of 5 shots are all among those of 10, and these among those of 25. With
     `val="large"` the budget pays for training examples only and a fifth of all that is left validates: an optimistic
-    choice of the checkpoint, since it uses labels that the budget does not have.
+    choice of the checkpoint, since it uses labels that the budget does not have. With `val="cv"` all labels of the
+    budget train, and as many folds as a class has labels, at most five, validate in turn: label n of a class is in fold
+    n modulo their number, so that folds are stratified and nested over budgets of five and more.
 
     Splits that the data set comes with are kept: a given test split is the test split, and a given validation split
     validates unless a budget has to pay for validation too. Missing splits are taken from the training split.
@@ -61,7 +74,7 @@ def split(
         shots: labels per class; None for no limit.
         fraction: fraction of the labels outside the test, at least one per class; None for no limit.
         draw: which of the nested label subsets is taken.
-        val: `in_budget` or `large`.
+        val: `in_budget`, `large` or `cv`.
         given: indices by split, `train` among them; None or empty where the data set has no splits of its own.
         groups: int64 of shape (n,), equal for examples that no two splits may share; None where there are none.
 
@@ -69,6 +82,7 @@ def split(
         UsageError: where a class has fewer labels than the budget asks for.
     """
     given = given or {"train": np.arange(len(labels))}
+    cross_validates, val = val == "cv", "in_budget" if val == "cv" else val
     splits: dict[str, list[Indices]] = {"train": [], "val": [], "test": [given.get("test", labels[:0])]}
     validated = "val" in given and (val == "large" or (shots is None and fraction is None))
     if validated:
@@ -78,7 +92,7 @@ def split(
         held_out = _whole_groups(labels, groups, pool, test_fraction, split_seed, "test")
         splits["test"].append(pool[held_out])
         pool = pool[~held_out]
-    validating = np.zeros(len(labels), bool)
+    validating, rank = np.zeros(len(labels), bool), np.arange(len(labels))
     if groups is not None and not validated:
         validating[pool] = _whole_groups(labels, groups, pool, 1 / VAL_EVERY, split_seed, "val", draw)
     for label in np.unique(labels[pool]):
@@ -89,6 +103,7 @@ def split(
             splits["test"].append(members[:held])
             members = members[held:]
         members = members[permutation(len(members), split_seed, "budget", draw, label)]
+        rank[members] = np.arange(len(members))
         if validated:
             validates = np.zeros(len(members), bool)
         else:
@@ -106,7 +121,39 @@ def split(
         splits["train"].append(members[~validates] if unlimited else members[~validates][: budget - n_val])
         if shots is not None and groups is not None and not unlimited:
             _check_budget(label, shots, budget - n_val, splits["train"][-1], n_val, splits["val"][-1])
-    return Split(**{name: np.sort(np.concatenate(chosen)) for name, chosen in splits.items()})
+    train, val_, test = (np.sort(np.concatenate(splits[name])) for name in ("train", "val", "test"))
+    made = Split(train, val_, test)
+    return _with_folds(made.merged(), labels, rank, groups) if cross_validates else made
+
+
+def _with_folds(split: Split, labels: Indices, rank: Indices, groups: Indices | None) -> Split:
+    """Returns a split with folds of its training examples.
+
+    Args:
+        split: whose training examples are all labels.
+        labels: of all samples.
+        rank: the order of a class's samples in budgets.
+        groups: of all samples, or None.
+
+    Raises:
+        UsageError: where a class has a single label.
+    """
+    train = split.train
+    fewest = int(np.unique(labels[train], return_counts=True)[1].min())
+    count = min(VAL_EVERY, fewest if groups is None else min(fewest, len(np.unique(groups[train]))))
+    if count < 2:
+        remedy = "a class has a single label, and folds need two; raise data.shots, or use data.val=in_budget"
+        raise UsageError(f"data.val=cv: {remedy}")
+    if groups is not None:
+        from sklearn.model_selection import StratifiedGroupKFold
+
+        folds = StratifiedGroupKFold(count).split(train, labels[train], groups[train])
+        return replace(split, folds=tuple(train[held_out] for _, held_out in folds))
+    number = np.zeros(len(train), dtype=np.int64)
+    for label in np.unique(labels[train]):
+        members = np.flatnonzero(labels[train] == label)
+        number[members[np.argsort(rank[train[members]], kind="stable")]] = np.arange(len(members)) % count
+    return replace(split, folds=tuple(train[number == fold] for fold in range(count)))
 
 
 def _second_of_five(n: int) -> NDArray[np.bool_]:

@@ -22,7 +22,7 @@ from tlexp.data.augment import is_reproducible
 from tlexp.data.cache import Cache
 from tlexp.data.class_names import difference, nearly_the_same
 from tlexp.data.datamodule import LoaderOptions, TransferDataModule
-from tlexp.data.domains import Domain, check_domains
+from tlexp.data.domains import Domain, Part, check_domains
 from tlexp.data.features import FrozenFeatures
 from tlexp.errors import UsageError
 from tlexp.models.starting_point import StartingPoint
@@ -51,12 +51,13 @@ from tlexp.training.task import TransferTask
 from tlexp.version import __version__
 
 
-def build(config: Config, first_epoch: int = 0) -> RunComponents:
+def build(config: Config, first_epoch: int = 0, part: Part | None = None) -> RunComponents:
     """Builds the components of a run and checks that they fit together.
 
     Args:
         config: a checked configuration with absolute paths.
         first_epoch: the epoch that comes next in a run that is resumed.
+        part: which of the target's labels are held out; None for the validation split, or else the first fold.
 
     Raises:
         UsageError: for a mistake of the user, in one line.
@@ -67,6 +68,8 @@ def build(config: Config, first_epoch: int = 0) -> RunComponents:
     # 2. The domains, read and split.
     cache = open_cache(config)
     domains = read_domains(config, plan, cache)
+    folds = len(domains["target"].split.folds)
+    domains["target"] = domains["target"].take(part if part is not None else 0 if folds else "held_out")
 
     # 3. The backbone and the weights it starts from.
     state, metadata = read_init(config)
@@ -140,7 +143,7 @@ def build(config: Config, first_epoch: int = 0) -> RunComponents:
         )
     if data.shifted and not np.array_equal(data.shifted.split.test, domains["target"].split.test):
         notices.append("shifted: tests other examples than the target's own")
-    return RunComponents(data, task, start, plan.monitor_mode, tuple(notices))
+    return RunComponents(data, task, start, plan.monitor_mode, tuple(notices), max(1, folds))
 
 
 def validate(config: Config) -> None:

@@ -8,6 +8,13 @@ from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
 from torch import Tensor
 
 from tlexp import run_folder
+from tlexp.config.schema import Config
+from tlexp.training.task import TransferTask
+
+
+def first_competing_epoch(config: Config, task: TransferTask) -> int:
+    """Returns the epoch from which on checkpoints compete: the last phase's first, unless all are wanted."""
+    return 0 if config.choose_from == "all" else task.last_phase
 
 
 class BestCheckpoint(ModelCheckpoint):

@@ -35,8 +35,16 @@ def gather(logits: list[torch.Tensor], trainer: pl.Trainer) -> tuple[np.ndarray,
     return positions[order], np.concatenate(parts)[order]
 
 
-def save_predictions(components: RunComponents, trainer: pl.Trainer, folder: Path) -> list[Path]:
+def save_predictions(
+    components: RunComponents, trainer: pl.Trainer, folder: Path, held_out: tuple[np.ndarray, np.ndarray] | None = None
+) -> list[Path]:
     """Writes the predictions of every evaluated domain, on the first process.
+
+    Args:
+        components: of the run, whose task has kept its logits.
+        trainer: of the run.
+        folder: of the run.
+        held_out: indices and logits of the target's validation, where other trainings than the last have made them.
 
     Returns:
         The files.
@@ -49,7 +57,15 @@ def save_predictions(components: RunComponents, trainer: pl.Trainer, folder: Pat
         found.setdefault(role, {})[split] = gather(logits, trainer)
     if not trainer.is_global_zero:
         return []
-    return [_write(domains[role], splits, folder / run_folder.predictions(role)) for role, splits in found.items()]
+    by_index = {
+        role: {
+            split: (domains[role].indices(split)[positions], logits) for split, (positions, logits) in splits.items()
+        }
+        for role, splits in found.items()
+    }
+    if held_out is not None:
+        by_index["target"] = {"val": held_out, **by_index["target"]}
+    return [_write(domains[role], splits, folder / run_folder.predictions(role)) for role, splits in by_index.items()]
 
 
 def _write(domain: Domain, splits: dict[str, tuple[np.ndarray, np.ndarray]], file: Path) -> Path:
@@ -61,8 +77,7 @@ def _write(domain: Domain, splits: dict[str, tuple[np.ndarray, np.ndarray]], fil
     if inputs.kind == "texts":  # which are their own ids, and may be long, or nobody else's business
         ids = [digest(text) for text in ids]
     names, examples, labels = [], [], []
-    for split, (positions, _) in splits.items():
-        indices = domain.indices(split)[positions]
+    for split, (indices, _) in splits.items():
         names += [split] * len(indices)
         examples += [ids[index] for index in indices.tolist()]
         labels += [classes[label] for label in domain.samples.labels[indices].tolist()]

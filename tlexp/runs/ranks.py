@@ -38,6 +38,8 @@ def agent(folder: Path, run_id: str, count: int) -> None:
 
 def rank(folder: Path, run_id: str) -> None:
     """Trains the job of a folder as one of its processes."""
+    import torch
+
     from tlexp.config.load import load_file
     from tlexp.processes import TRACKING_URI
     from tlexp.reporting.console import Output
@@ -53,6 +55,8 @@ def rank(folder: Path, run_id: str) -> None:
     try:
         with stop_signals():
             train(config, folder, attach_run(config, run_id if records else ""), Output.to_screen())
+            # Its threads end in order; left to the interpreter's exit they now and then abort the process.
+            torch.distributed.destroy_process_group()
     except Exception as error:
         report_failure(folder, number, error)
         sys.exit(getattr(error, "exit_code", 1))

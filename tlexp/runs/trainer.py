@@ -31,6 +31,7 @@ def make_trainer(
     callbacks: Sequence[pl.Callback] = (),
     loggers: Sequence[Logger] = (),
     has_phases: bool = False,
+    validates: bool = True,
 ) -> pl.Trainer:
     """Returns Lightning's Trainer; its ranks check that they train the same configuration.
 
@@ -40,6 +41,7 @@ def make_trainer(
         callbacks: of the run, beside those of `trainer.callbacks`.
         loggers: of the run, beside those of `trainer.logger`.
         has_phases: whether different stages train in different epochs, so that ranks must look which ones take part.
+        validates: whether there is something to validate on.
 
     Raises:
         UsageError: for options that Lightning refuses.
@@ -57,6 +59,7 @@ def make_trainer(
     options["logger"] = [*loggers, *user_loggers] or False
     options["enable_progress_bar"] = any(isinstance(callback, ProgressBar) for callback in callbacks)
     fixed: dict[str, Any] = {"num_sanity_val_steps": 0, "use_distributed_sampler": False, "enable_model_summary": False}
+    fixed |= {} if validates else {"limit_val_batches": 0}
     # The user's first, so that the state to resume from, which is saved last, has theirs.
     all_callbacks = [SameConfig(config.hash), *user_callbacks, *callbacks]
     _check_states(all_callbacks, user_callbacks)

@@ -92,7 +92,7 @@ def validate_sizes(
             reason += f" that need {min_batch_size} each" if min_batch_size > 1 else ""
             raise UsageError(f"batch_size={batch_size}: {reason}; use a larger one or fewer trainer.devices")
         for split in ("test",) if role == "shifted" else ("val", "test"):
-            if sizes[split] < ranks:
+            if 0 < sizes[split] < ranks:
                 reason = f"the {role} has only {sizes[split]} {split} examples, one for each process at least"
                 raise UsageError(f"trainer.devices={ranks}: {reason}")
 

@@ -17,6 +17,7 @@ from tlexp.models.transfer_model import TransferModel
 from tlexp.objective.joint import Objective
 from tlexp.strategies.heads_only import HeadsOnly
 
+FOLDS = 5  # in which the strength is chosen where the labels that validate must not choose it
 CS = (-6, 2, 45)  # exponents of ten of the smallest and the largest inverse strength, and the number of values
 
 
@@ -24,7 +25,8 @@ class ClosedProbe(HeadsOnly):
     """Solves the target's head on features without augmentation, by L-BFGS for each of `steps` penalties.
 
     The penalty with the smallest loss on the validation split is solved to convergence (Kumar et al. 2022 try 100).
-    With one head the source's examples count too, their mean weighted by alpha. One epoch at learning rate 0 then
+    Under `data.val=cv` folds of the training examples choose it, so that the run's own folds are not used twice. With
+    one head the source's examples count too, their mean weighted by alpha. One epoch at learning rate 0 then
     evaluates the head like that of every other run, without changing it.
 
     Args:
@@ -102,7 +104,7 @@ def solve_head(
         cs: inverse strengths of the penalty.
 
     Returns:
-        The inverse strength with the smallest loss on the validation split of the head's own role.
+        The inverse strength with the smallest loss on the validation split, or on folds of the training examples.
     """
     roles = [role for role in objective.roles if (role if role in model.heads else "target") == head]
     if not roles:
@@ -114,13 +116,43 @@ def solve_head(
         example_weights(role_labels, objective.criteria[role], objective.weights.relative(role) * n)
         for role, (_, role_labels) in sets.items()
     ]
-    solver = LogisticRegressionSolver(features, labels, model.classes[head], np.concatenate(weights))
-    val_features, val_labels = data.features(model, head, "val")
-    with torch.no_grad():
-        losses = [float(F.cross_entropy(layer(val_features), val_labels)) for layer in solver.path(cs)]
+    weight, classes = np.concatenate(weights), model.classes[head]
+    solver = LogisticRegressionSolver(features, labels, classes, weight)
+    if data.domains[roles[0]].may_choose:
+        losses = path_losses(solver, cs, *data.features(model, roles[0], "val"))
+    else:
+        losses = cross_validated_losses(features, labels, classes, weight, cs, n)
     c = float(cs[int(np.argmin(losses))])
     model.heads[head].load_state_dict(solver.at(c).state_dict())
     return c
+
+
+@torch.no_grad()
+def path_losses(
+    solver: LogisticRegressionSolver, cs: NDArray[np.float64], features: Tensor, labels: Tensor
+) -> NDArray[np.float64]:
+    """Returns the loss, summed over examples (n, num_features), of the solution for each c."""
+    return np.array([float(F.cross_entropy(layer(features), labels, reduction="sum")) for layer in solver.path(cs)])
+
+
+def cross_validated_losses(
+    features: Tensor, labels: Tensor, classes: int, weights: np.ndarray, cs: NDArray[np.float64], n: int
+) -> NDArray[np.float64]:
+    """Returns the loss for each c, summed over the folds of the first `n` examples; the others always train.
+
+    Where a class has a single example there are no folds, and all are equal but those of c = 1, which is then taken.
+    """
+    from sklearn.model_selection import StratifiedKFold
+
+    folds = min(FOLDS, int(np.unique(labels[:n].numpy(), return_counts=True)[1].min()))
+    if folds < 2:
+        return np.abs(np.log(cs))
+    losses = np.zeros(len(cs))
+    for train, held_out in StratifiedKFold(folds).split(features[:n], labels[:n]):
+        kept = np.concatenate([train, np.arange(n, len(labels))])
+        solver = LogisticRegressionSolver(features[kept], labels[kept], classes, weights[kept])
+        losses += path_losses(solver, cs, features[held_out], labels[held_out])
+    return losses
 
 
 def example_weights(labels: Tensor, criterion: Any, total: float) -> np.ndarray:

@@ -70,7 +70,8 @@ class CoTuning(Term):
         if self.relationship == "direct":
             relation = direct(p, labels.numpy(), classes)
         else:
-            logits, of_val = self._old_logits(model, data, "target", "val")
+            split = "val" if data.domains["target"].may_choose else "train"
+            logits, of_val = self._old_logits(model, data, "target", split)
             relation = reverse(p, labels.numpy(), (logits / self.temperature.cpu()).softmax(1).numpy(), of_val.numpy())
         self.relation.copy_(torch.from_numpy(relation))
 

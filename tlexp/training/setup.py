@@ -17,6 +17,7 @@ class RunComponents:
         start: where the weights come from.
         monitor_mode: `max` or `min`.
         notices: what a reader of the result should know.
+        folds: trainings that choose the number of epochs; 1 without cross-validation.
     """
 
     data: TransferDataModule
@@ -24,3 +25,4 @@ class RunComponents:
     start: StartingPoint
     monitor_mode: str
     notices: tuple[str, ...]
+    folds: int = 1

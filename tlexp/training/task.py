@@ -77,7 +77,8 @@ class TransferTask(pl.LightningModule):
         self.model, self.strategy, self.objective = model, strategy, objective
         self.terms = nn.ModuleDict(dict(terms))
         self.optimization, self.lr = optimization, optimization.lr
-        self.trains_on_features = False
+        self.trains_on_features = self.keeps_validation = False
+        self.validated: dict[str, float] | None = None  # metrics of held-out labels that this training has none of
         self.seed, self.metadata, self.joint_forward = seed, metadata or {}, joint_forward
         self.tested_roles = list(num_classes)
         evaluated = {f"{split}/{role}": n for role, n in num_classes.items() for split in ("val", "test")}
@@ -294,7 +295,9 @@ class TransferTask(pl.LightningModule):
 
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Adds a batch to the metrics of its role."""
-        self._evaluate("val", batch, dataloader_idx)
+        logits = self._evaluate("val", batch, dataloader_idx)
+        if self.keeps_validation:
+            self._keep("val", dataloader_idx, logits)
 
     def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Adds a batch to the metrics of its role."""
@@ -363,7 +366,7 @@ class TransferTask(pl.LightningModule):
             **self.metadata,
             "weights": kept,
             "lr": self.lr,
-            "metrics": {name: float(value) for name, value in logged if name.startswith("val/")},
+            "metrics": self.validated or {name: float(value) for name, value in logged if name.startswith("val/")},
             "stopped": bool(self.trainer.should_stop),
             "work": [self.work.seen, self.work.passed],
         }
