@@ -1,7 +1,15 @@
 """The metrics of a domain and their direction, by the names under which runs log them."""
 
 # Measured on every evaluated domain; the value says whether higher is better.
-METRICS = {"accuracy": True, "macro_f1": True, "nll": False, "ece": False}
+METRICS = {
+    "accuracy": True,
+    "balanced_accuracy": True,
+    "worst_class": True,
+    "macro_f1": True,
+    "nll": False,
+    "brier": False,
+    "ece": False,
+}
 TEST_METRICS = [f"test/{role}/{name}" for role in ("target", "source", "shifted") for name in METRICS]
 
 

@@ -15,8 +15,10 @@ def texts(cell: Any) -> str:
 
 
 def masked(text: str) -> list[str]:
-    """Returns the lines of a text before its first table, without numbers and estimates."""
-    lines = text.split("Comparison:")[0].splitlines()
+    """Returns the lines of a text up to its last result, without numbers and estimates; what follows depends on them."""
+    lines = text.splitlines()
+    results = [number for number, line in enumerate(lines) if "target test accuracy" in line]
+    lines = lines[: results[-1] + 1] if results else lines
     return [re.sub(r"\d+(\.\d+)?|\(.* left\)", "", line).strip() for line in lines if line.strip()]
 
 

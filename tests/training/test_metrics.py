@@ -67,6 +67,22 @@ def test_ece_is_the_reference_value():
     assert float(evaluation.compute()["ece"]) == pytest.approx(0.245648, abs=2e-6)
 
 
+def test_classes_and_probabilities_have_their_own_metrics():
+    torch.manual_seed(0)
+    logits, labels = torch.randn(200, 4), torch.randint(0, 3, (200,))  # the fourth class has no example
+    logits[labels == 1, 1] += 2
+    metrics = DomainMetrics(4)
+    for part in (slice(0, 90), slice(90, 200)):
+        metrics.update(logits[part], labels[part])
+    found = metrics.compute()
+    right = (logits.argmax(1) == labels).double()
+    of_classes = [right[labels == label].mean() for label in range(3)]
+    assert found["balanced_accuracy"] == pytest.approx(np.mean(of_classes))
+    assert found["worst_class"] == pytest.approx(min(of_classes))
+    truth = np.eye(4)[labels.numpy()]
+    assert found["brier"] == pytest.approx(((logits.softmax(1).numpy() - truth) ** 2).sum(1).mean(), abs=1e-6)
+
+
 def test_logits_that_are_no_numbers_are_no_class():
     metrics = DomainMetrics(3)
     metrics.update(torch.randn(4, 3), torch.zeros(4, dtype=torch.long))
@@ -86,7 +102,8 @@ def test_two_evaluations_do_not_leak_into_each_other():
 
 def test_metrics_are_submodules_so_that_they_move_with_the_model():
     evaluation = DomainMetrics(3)
-    assert set(METRICS) <= set(dict(evaluation.named_children()))
+    of_classes = {"balanced_accuracy", "worst_class"}  # which follow from the confusion matrix
+    assert set(METRICS) - of_classes | {"confusion"} == set(dict(evaluation.named_children()))
 
 
 @pytest.mark.parametrize(("correct", "n"), [(85, 100), (50, 50), (0, 7), (669, 719)])

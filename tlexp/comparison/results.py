@@ -304,7 +304,7 @@ class SweepResults:
 
 def bounds(metric: str) -> tuple[float, float]:
     """Returns the range of a metric."""
-    return (0.0, math.inf if metric.endswith("nll") else 1.0)
+    return (0.0, {"nll": math.inf, "brier": 2.0}.get(metric.rsplit("/", 1)[-1], 1.0))
 
 
 def tidy_frame(points: Sequence[Mapping[str, Any]], metrics: Metrics) -> pd.DataFrame:

@@ -34,8 +34,10 @@ class KeepsPrecision(nn.Module):
 class DomainMetrics(KeepsPrecision):
     """The metrics of one domain in a validation or test split, in single precision at least.
 
-    `accuracy` is over examples (micro); `macro_f1` is the mean over the classes that occur among labels or
-    predictions, as scikit-learn's; `nll` is the mean negative log-likelihood; `ece` is the expected calibration
+    `accuracy` is over examples (micro); `balanced_accuracy` is the mean of the accuracies of the classes that occur
+    among labels, `worst_class` the smallest of them; `macro_f1` is the mean over the classes that occur among labels or
+    predictions, as scikit-learn's; `nll` is the mean negative log-likelihood; `brier` is the mean squared distance of
+    the probabilities from the label's, summed over classes, in [0, 2] (Brier 1950); `ece` is the expected calibration
     error with 15 equal-width bins and the l1 norm (Guo et al. 2017). Where a logit is NaN, so is every metric: its
     largest class would be the first one.
 
@@ -48,6 +50,7 @@ class DomainMetrics(KeepsPrecision):
         self.accuracy = MulticlassAccuracy(num_classes, average="micro")
         self.macro_f1 = MulticlassF1Score(num_classes, average="macro")
         self.nll = MeanMetric(nan_strategy="disable")  # the default ignores NaN, which hides divergence
+        self.brier = MeanMetric(nan_strategy="disable")
         self.ece = MulticlassCalibrationError(num_classes, n_bins=15, norm="l1")
         self.confusion = MulticlassConfusionMatrix(num_classes)
 
@@ -57,12 +60,17 @@ class DomainMetrics(KeepsPrecision):
             logits = logits.float()
         self.nll.update(nn.functional.cross_entropy(logits, labels, reduction="none"))
         probabilities = logits.softmax(dim=1)
+        truth = nn.functional.one_hot(labels, logits.shape[1])
+        self.brier.update((probabilities - truth).pow(2).sum(dim=1))
         for metric in (self.accuracy, self.macro_f1, self.ece, self.confusion):
             metric.update(probabilities, labels)
 
     def compute(self) -> dict[str, Tensor]:
         """Returns each metric over all examples since the last reset, over all processes."""
-        values = {name: getattr(self, name).compute() for name in METRICS}
+        counts = self.confusion.compute().double()
+        of_classes = (counts.diagonal() / counts.sum(dim=1))[counts.sum(dim=1) > 0]
+        by_class = {"balanced_accuracy": of_classes.mean(), "worst_class": of_classes.min()}
+        values = {name: by_class[name] if name in by_class else getattr(self, name).compute() for name in METRICS}
         return {
             name: torch.full_like(value, math.nan) if values["nll"].isnan() else value for name, value in values.items()
         }
