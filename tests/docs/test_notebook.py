@@ -15,7 +15,7 @@ def texts(cell: Any) -> str:
 
 
 def masked(text: str) -> list[str]:
-    """Returns the lines of a text up to its last result, without numbers and estimates; what follows depends on them."""
+    """Returns the lines of a text up to its last result, without numbers and estimates."""
     lines = text.splitlines()
     results = [number for number, line in enumerate(lines) if "target test accuracy" in line]
     lines = lines[: results[-1] + 1] if results else lines
