@@ -193,10 +193,10 @@ def test_the_first_sentence_says_that_the_source_hurts():
     points += [({"alpha": "1", "seed": str(s)}, "0/0", 0.5, 0.84 + noise[s]) for s in range(10)]
     points += [({"alpha": "0.1", "seed": str(s)}, "0/0", 0.6, 0.90 + noise[s]) for s in range(10)]
     results = sweep(points, {"val_examples": 7})
-    first, *rest = said(results).split(". ")
+    first, *rest = said(results).splitlines()
     assert first.startswith("The source hurts with alpha=1 (error +6.")
     assert ", p " in first
-    assert rest[0] == "Practically without effect, within 1 point: alpha=0.1"
+    assert rest[0] == "Practically without effect, within 1 point: alpha=0.1."
     assert "all runs share one validation set of 7 examples" in rest[-1]
 
 

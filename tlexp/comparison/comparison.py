@@ -66,6 +66,6 @@ class Comparison(SweepResults):
         """Shows summary, table, notes and figures in a notebook."""
         if not self.configs:
             return "<p>No job has finished: there is nothing to compare.</p>"
-        lines = [f"<p>{escape(self.conclusion())}</p>", table_html(self.table())]
+        lines = [f'<p style="white-space: pre-line">{escape(self.conclusion())}</p>', table_html(self.table())]
         lines += [f"<p>{escape(note)}</p>" for note in self.notes()]
         return "".join(lines + [figure_html(figure) for figure in self.figures().values()])

@@ -11,15 +11,18 @@ MOST_NAMED = 4  # methods in one sentence; the table has all
 
 
 def conclusion(results: SweepResults, rows: Sequence[MethodResult], effects: Sequence[SourceEffect]) -> str:
-    """Returns for each problem what differs from the baseline, where the source hurts or helps, and what chose."""
+    """Returns for each problem what differs from the baseline, where the source hurts or helps, and what chose.
+
+    Each sentence is a line, and each problem a paragraph.
+    """
     sentences = []
     for problem in dict.fromkeys(row.problem for row in rows):
         of_problem = [row for row in rows if row.problem == problem]
         said = [*_differences(results, of_problem), *_sources(results, [e for e in effects if e.problem == problem])]
         said += _choice(results, of_problem)
         prefix = f"{describe(problem)}: " if problem else ""
-        sentences.append(prefix + " ".join(said))
-    return "\n".join(sentences)
+        sentences.append(prefix + "\n".join(said))
+    return "\n\n".join(sentences)
 
 
 def _differences(results: SweepResults, rows: Sequence[MethodResult]) -> list[str]:

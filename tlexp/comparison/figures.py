@@ -11,6 +11,7 @@ from matplotlib.ticker import FixedLocator, LogFormatter, NullLocator
 
 from tlexp.comparison.analysis import MethodResult, SourceEffect, budget_axis, learning_curves
 from tlexp.comparison.axes import describe
+from tlexp.comparison.budget import budget_curves
 from tlexp.comparison.results import SweepResults
 from tlexp.comparison.statistics import SIGNIFICANCE_LEVEL
 
@@ -29,6 +30,7 @@ def figures(results: SweepResults, rows: Sequence[MethodResult], effects: Sequen
         "label_efficiency": label_efficiency(results, rows),
         "heat_map": heat_map(results, rows),
         "cost": cost(results, rows),
+        "budget": budget(results),
     }
     return {name: figure for name, figure in candidates.items() if figure is not None}
 
@@ -170,6 +172,25 @@ def label_efficiency(results: SweepResults, rows: Sequence[MethodResult]) -> Fig
     axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     axes.legend(fontsize=8)
     axes.grid(axis="y", color="#dddddd")
+    return figure
+
+
+def budget(results: SweepResults) -> Figure | None:
+    """Draws the expected test of what validation selects against the number of trials, and against their time."""
+    if not (curves := budget_curves(results)):
+        return None
+    figure = Figure(figsize=(9, 3.8), layout="constrained")
+    by_trials, by_time = figure.subplots(1, 2, sharey=True)
+    for curve, (colour, marker) in zip(curves, styles(), strict=False):
+        name = describe((*curve.problem, *curve.method)) or results.name
+        for axes, x in ((by_trials, curve.trials), (by_time, curve.trials * curve.seconds)):
+            y, low, high = (results.scale * values for values in (curve.expected, curve.low, curve.high))
+            axes.plot(x, y, color=colour, marker=marker, markersize=4, label=name)
+            axes.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
+            axes.grid(axis="y", color="#dddddd")
+    by_trials.set(xlabel="trials", ylabel=f"expected {_metric_label(results)}")
+    by_time.set(xlabel="fit time of the trials, s", xscale="log")
+    by_trials.legend(fontsize=8)
     return figure
 
 

@@ -33,6 +33,11 @@ CAPTIONS = {
         "Gain over the baseline",
         "Mean paired difference on each problem; a star marks significance after Holm adjustment.",
     ),
+    "budget": (
+        "What the search is worth",
+        "Expected test of the trial that validation selects among so many of the search's, drawn without replacement,"
+        " with 95 % bands over repetitions. A curve that has become flat says that more trials would not help.",
+    ),
     "cost": (
         "Cost and accuracy",
         "Fit time on the machine of the runs; shared machines are noisy.",
