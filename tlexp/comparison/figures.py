@@ -49,7 +49,7 @@ def methods(results: SweepResults, rows: Sequence[MethodResult]) -> Figure:
         axes.set_ylim(-0.6, len(shown) - 0.4)
         axes.set_title(describe(problem), fontsize=10, loc="left")
         axes.grid(axis="x", color="#dddddd")
-    panels[-1].set_xlabel(f"{_metric_label(results)}, mean and 95 % interval; filled: preferred by validation")
+    panels[-1].set_xlabel(f"{_metric_label(results)}, mean and 95 % interval")
     return figure
 
 

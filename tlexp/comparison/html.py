@@ -9,7 +9,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from tlexp.comparison.analysis import MethodResult, SourceEffect
 from tlexp.comparison.conclusion import conclusion
 from tlexp.comparison.results import SweepResults
-from tlexp.comparison.tables import cost_table, effect_table, explained, method_table, notes
+from tlexp.comparison.tables import COSTS, cost_table, effect_table, explained, method_table, notes
 from tlexp.version import __version__
 
 CAPTIONS = {
@@ -71,6 +71,7 @@ def render_page(
         }
         for name, file in plots.items()
     ]
+    costs = cost_table(results, rows)
     return template.render(
         name=results.name,
         varied=varied(results),
@@ -80,7 +81,7 @@ def render_page(
         notes=notes(results, rows),
         terms=explained(results, rows, effects),
         effects=effect_table(results, effects) if effects else None,
-        costs=cost_table(results, rows),
+        costs=costs if set(COSTS.values()) & set(costs) else None,
         figures=embedded,
         version=__version__,
     )

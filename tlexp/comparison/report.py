@@ -10,7 +10,7 @@ from rich.console import Console
 from tlexp.comparison.comparison import Comparison
 from tlexp.comparison.html import render_page
 from tlexp.comparison.results import POINTS, Metrics, write_points
-from tlexp.comparison.tables import PAGE_ONLY, markdown, rich_table, write_comparison
+from tlexp.comparison.tables import COSTS, PAGE_ONLY, markdown, rich_table, write_comparison
 from tlexp.reporting.console import print_table
 from tlexp.reporting.fonts import make_readable
 
@@ -64,7 +64,8 @@ def report(manifest: Mapping[str, Any], metrics: Metrics, folder: Path, console:
     print_table(console, rich_table(f"Comparison: {results.name}", results.table(), PAGE_ONLY))
     if len({effect.alpha for effect in effects}) > 1 and results.methods != ["alpha"]:
         print_table(console, rich_table("Effect of the source", results.source_effects()))
-    print_table(console, rich_table("Cost", results.costs()))
+    if set(COSTS.values()) & set(costs := results.costs()):
+        print_table(console, rich_table("Cost", costs))
     for line in (*results.notes(), f"page: {folder / PAGE}"):
         console.print(line, soft_wrap=True, markup=False)
     best = next(row for row in rows if row.best)
