@@ -90,7 +90,8 @@ def compose(*overrides: str, root: Path = ROOT) -> Config:
 def options_of(strategy: str, backbone: str = "small_cnn") -> tuple[str, ...]:
     """Returns what a strategy needs on a backbone so that it does in a short test what it is for."""
     adapters = strategy in ("lora", "peft") and backbone in TARGETS
-    return (*PHASES.get(strategy, ()), *([f"strategy.targets={TARGETS[backbone]}"] if adapters else []))
+    own_head = ["head_init=new"] if strategy == "zero_shot" else []  # weights of a test bring none
+    return (*PHASES.get(strategy, ()), *own_head, *([f"strategy.targets={TARGETS[backbone]}"] if adapters else []))
 
 
 def pairwise(*factors: Sequence[Any]) -> list[tuple[Any, ...]]:

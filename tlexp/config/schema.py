@@ -60,6 +60,7 @@ class RecipeConfig:
     epochs: int = MISSING
     lr: float = MISSING
     norm: str = "per_domain"
+    head_init: str = "new"
 
 
 @dataclass
@@ -218,6 +219,7 @@ class Config:
     alpha: float = 0.0
     init: str = MISSING
     head: str = "auto"
+    head_init: str = MISSING
     head_hidden: int = 0
     head_dropout: float = 0.0
     norm: str = MISSING
@@ -250,6 +252,7 @@ class Config:
             _one_of("epochs_of", self.epochs_of, ("target", "source"))
             remedy = f"alpha={self.alpha:g} does not train on the source; use epochs_of=target"
             _require(self.epochs_of == "target" or self.weights.trains_source, "epochs_of", self.epochs_of, remedy)
+        _one_of("head_init", self.head_init, ("new", "source"))
         _require(self.head_hidden >= 0, "head_hidden", self.head_hidden, "units of a hidden layer, or 0 for none")
         _require(0 <= self.head_dropout < 1, "head_dropout", self.head_dropout, "must lie in [0, 1)")
         _one_of("norm", self.norm, POLICIES)
@@ -330,6 +333,7 @@ class Config:
             alpha=0.0,
             init=pretrain.init,
             head="auto",
+            head_init="new",
             norm="per_domain",
             norm_p=0.5,
             lr_find=False,

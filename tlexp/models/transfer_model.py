@@ -33,11 +33,15 @@ class TransferModel(nn.Module):
     Args:
         backbone: the representation.
         classes: number of classes of each head; `{"target": c}` is one head for all domains.
-        seed: heads are drawn from the stream (seed, head, domain), the same for every strategy and alpha.
+        seed: heads are drawn from the stream (seed, stream, domain), the same for every strategy and alpha.
         source_statistics: the source's own BatchNorm statistics; None where both domains share one set.
         head_hidden: units of a hidden layer in each head; 0 for none.
         head_dropout: dropout probability before a head's output layer.
         frozen_statistics: BatchNorm layers keep the statistics they start with, also where their weights train.
+        stream: of the heads: the source's own run has another one, or features would know a new head of the same seed.
+
+    Attributes:
+        pretrained_heads: the domains whose heads came with the weights.
     """
 
     def __init__(
@@ -49,6 +53,7 @@ class TransferModel(nn.Module):
         head_hidden: int = 0,
         head_dropout: float = 0.0,
         frozen_statistics: bool = False,
+        stream: str = "head",
     ) -> None:
         super().__init__()
         self.frozen_statistics = frozen_statistics
@@ -57,8 +62,9 @@ class TransferModel(nn.Module):
         self.memory_format = torch.contiguous_format
         self.source_statistics = source_statistics
         self.heads = nn.ModuleDict()
+        self.pretrained_heads: set[str] = set()
         for domain, count in classes.items():
-            with fork_rng(seed, "head", domain):
+            with fork_rng(seed, stream, domain):
                 self.heads[domain] = _head(backbone.num_features, count, head_hidden, head_dropout)
         self.backbone_stages = [stage.inside("backbone.") for stage in backbone.stages()]
         self.head_stages = [

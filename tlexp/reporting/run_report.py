@@ -59,7 +59,10 @@ def start_facts(config: Config, components: RunComponents, trainer: pl.Trainer) 
         "input": data.spec,
         "weights": components.start.weights,
         "augmentation": _augmentation(config),
-        "heads": ", ".join(f"{role}: {count} classes" for role, count in task.model.classes.items()),
+        "heads": ", ".join(
+            f"{role}: {count} classes" + ", pretrained" * (role in task.model.pretrained_heads)
+            for role, count in task.model.classes.items()
+        ),
         "batch": f"at most {data.batch_size} of each of {', '.join(data.train_roles)}, {_processes(trainer)}"
         + _accumulation(trainer, data.batch_size),
         "steps": f"{steps} in {trainer.max_epochs} epochs of {batches} batches, {examples}",

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -17,7 +18,7 @@ from tlexp.backbones.base import Backbone, InputSpec
 from tlexp.backbones.batchnorm import make_stochastic, source_statistics
 from tlexp.config.instantiate import REFUSALS, reason
 from tlexp.config.instantiate import build as instantiate
-from tlexp.config.schema import Config
+from tlexp.config.schema import SOURCE_RUN, Config
 from tlexp.data.augment import is_reproducible
 from tlexp.data.cache import Cache
 from tlexp.data.class_names import difference, nearly_the_same
@@ -87,6 +88,8 @@ def build(config: Config, first_epoch: int = 0, part: Part | None = None) -> Run
 
     # 4. The model: the backbone under its heads.
     model = build_model(config, backbone, domains, plan)
+
+    load_heads(config, model, domains, start)
 
     # 5. The strategy: which stages train.
     strategy: Strategy = instantiate("strategy", config.strategy)
@@ -311,8 +314,41 @@ def build_model(config: Config, backbone: Backbone, domains: Mapping[str, Domain
     # Each domain has statistics of its own where both pass through the model in training.
     both = "source" in plan.train_roles and len(plan.train_roles) > 1
     statistics = source_statistics(network, config.norm) if both else None
-    frozen = config.norm == "frozen"
-    return TransferModel(backbone, counts, config.seed, statistics, config.head_hidden, config.head_dropout, frozen)
+    return TransferModel(
+        backbone,
+        counts,
+        config.seed,
+        statistics,
+        config.head_hidden,
+        config.head_dropout,
+        frozen_statistics=config.norm == "frozen",
+        stream="head of the source's run" if config.strategy["name"] == SOURCE_RUN else "head",
+    )
+
+
+def load_heads(config: Config, model: TransferModel, domains: Mapping[str, Domain], start: StartingPoint) -> None:
+    """Starts heads from the output layer that came with the weights, where it is of their classes.
+
+    A head of the source's own always does, since a random one would pull at the features in the first steps. The
+    target's, or that of both domains, does with `head_init=source`.
+
+    Raises:
+        UsageError: where the target's should and cannot.
+    """
+    known = start.metadata.get("classes", {}).get("target")
+    for role, head in model.heads.items():
+        if role == "target" and config.head_init == "new":
+            continue
+        old = [] if start.pretrained_head is None else list(start.pretrained_head.parameters())
+        fits = [p.shape for p in old] == [p.shape for p in head.parameters()]
+        if fits and known == list(domains[role].samples.classes):
+            with torch.no_grad():
+                for parameter, value in zip(head.parameters(), old, strict=True):
+                    parameter.copy_(value)
+            model.pretrained_heads.add(role)
+        elif role == "target":
+            reason = f"init={config.init} brings no head of the target's classes and form"
+            raise UsageError(f"head_init=source: {reason}; use head_init=new")
 
 
 # 6. Terms and objective ---------------------------------------------------------------------------------------

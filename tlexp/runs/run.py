@@ -7,11 +7,13 @@ from filelock import FileLock
 
 from tlexp import run_folder
 from tlexp.config.schema import SOURCE_RUN, Config
+from tlexp.data.class_names import difference
 from tlexp.errors import UsageError
 from tlexp.overrides import argument
 from tlexp.processes import count_ranks
 from tlexp.reporting.console import Output
 from tlexp.runs.build import build, build_terms, validate
+from tlexp.runs.domains import read_domain
 from tlexp.runs.launch_ranks import run_ranks
 from tlexp.runs.run_result import RunResult
 from tlexp.runs.source_weights import source_folder
@@ -96,9 +98,16 @@ def prepare(config: Config) -> None:
         build(config).data.materialize()
         return
     validate_terms(config, build_terms(config))
-    # Terms are left out, since they may need what only the source's run brings: its output layer.
-    plain = replace(config, init=config.pretrain.init, terms={}, data=replace(config.data, unlabelled=False))
-    build(plain).data.materialize()
+    # Left out is what may need what only the source's run brings, its output layer.
+    data = replace(config.data, unlabelled=False)
+    components = build(replace(config, init=config.pretrain.init, head_init="new", terms={}, data=data))
+    components.data.materialize()
+    if config.head_init == "source":
+        target, source = components.data.domains["target"], read_domain(config, "source")
+        if problem := difference(target.samples.classes, source.samples.classes):
+            raise UsageError(
+                f"head_init=source: source and target have different classes: {problem}; use head_init=new"
+            )
 
 
 def ensure_source_weights(config: Config, output: Output) -> None:

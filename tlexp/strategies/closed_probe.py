@@ -1,7 +1,7 @@
 """The linear probe in closed form: logistic regression on features, its strength selected by validation."""
 
 from collections.abc import Set
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -106,25 +106,39 @@ def solve_head(
     Returns:
         The inverse strength with the smallest loss on the validation split, or on folds of the training examples.
     """
+    examples, classes = weighted_examples(model, head, objective, data), model.classes[head]
+    solver = LogisticRegressionSolver(examples.features, examples.labels, classes, examples.weights)
+    if data.domains[head].may_choose:
+        losses = path_losses(solver, cs, *data.features(model, head, "val"))
+    else:
+        losses = cross_validated_losses(examples, classes, cs)
+    c = float(cs[int(np.argmin(losses))])
+    model.heads[head].load_state_dict(solver.at(c).state_dict())
+    return c
+
+
+class Examples(NamedTuple):
+    """Features (n, num_features), labels (n,) and weights (n,) of training examples, of which the `first` are one
+    domain's, each with weight 1 on average.
+    """
+
+    features: Tensor
+    labels: Tensor
+    weights: NDArray[np.float64]
+    first: int
+
+
+def weighted_examples(model: TransferModel, head: str, objective: Objective, data: TransferDataModule) -> Examples:
+    """Returns the training examples of the roles that a head serves, weighted as in the objective."""
     roles = [role for role in objective.roles if (role if role in model.heads else "target") == head]
-    if not roles:
-        return 0.0
     sets = {role: data.features(model, role, "train") for role in roles}
     features, labels = (torch.cat(column) for column in zip(*sets.values(), strict=True))
-    n = len(next(iter(sets.values()))[1])  # so that the first role's examples weigh 1, as without a source
+    n = len(sets[roles[0]][1])  # so that the first role's examples weigh 1, as without a source
     weights = [
         example_weights(role_labels, objective.criteria[role], objective.weights.relative(role) * n)
         for role, (_, role_labels) in sets.items()
     ]
-    weight, classes = np.concatenate(weights), model.classes[head]
-    solver = LogisticRegressionSolver(features, labels, classes, weight)
-    if data.domains[roles[0]].may_choose:
-        losses = path_losses(solver, cs, *data.features(model, roles[0], "val"))
-    else:
-        losses = cross_validated_losses(features, labels, classes, weight, cs, n)
-    c = float(cs[int(np.argmin(losses))])
-    model.heads[head].load_state_dict(solver.at(c).state_dict())
-    return c
+    return Examples(features, labels, np.concatenate(weights), n)
 
 
 @torch.no_grad()
@@ -135,15 +149,14 @@ def path_losses(
     return np.array([float(F.cross_entropy(layer(features), labels, reduction="sum")) for layer in solver.path(cs)])
 
 
-def cross_validated_losses(
-    features: Tensor, labels: Tensor, classes: int, weights: np.ndarray, cs: NDArray[np.float64], n: int
-) -> NDArray[np.float64]:
-    """Returns the loss for each c, summed over the folds of the first `n` examples; the others always train.
+def cross_validated_losses(examples: Examples, classes: int, cs: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Returns the loss for each c, summed over the folds of the first domain's examples; the others always train.
 
     Where a class has a single example there are no folds, and all are equal but those of c = 1, which is then taken.
     """
     from sklearn.model_selection import StratifiedKFold
 
+    features, labels, weights, n = examples
     folds = min(FOLDS, int(np.unique(labels[:n].numpy(), return_counts=True)[1].min()))
     if folds < 2:
         return np.abs(np.log(cs))

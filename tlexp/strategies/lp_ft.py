@@ -73,6 +73,8 @@ class ProbeThenFinetune(Finetune):
         """Solves the probe, unless it is trained."""
         if self.probe_epochs is None:
             for head in model.heads:
+                if head not in objective.roles and len(model.heads) > 1:
+                    continue  # the source's, which nothing trains
                 c = solve_head(model, head, objective, data, np.logspace(*CS))
                 if head == "target":
                     self.c.fill_(c)
