@@ -224,3 +224,27 @@ def test_columns_that_say_nothing_are_left_out():
     points = [({"strategy": name, "seed": "0"}, "0/0", 0.5, 0.8) for name in ("scratch", "finetune")]
     table = method_table(results := sweep(points), compare_methods(results))
     assert not {"p (Holm)", "d_z", "verdict", "candidates"} & set(table)
+
+
+def test_ties_are_counted_and_are_no_wins():
+    tests = {"scratch": [0.8, 0.8, 0.8, 0.8], "finetune": [0.8, 0.81, np.float32(0.8), 0.79]}
+    points = [
+        ({"strategy": name, "seed": str(s)}, f"0/{s}", 0.5, float(value))
+        for name, values in tests.items()
+        for s, value in enumerate(values)
+    ]
+    table = method_table(results := sweep(points), compare_methods(results))
+    assert "1 of 4, 2 equal" in table["wins"].tolist()
+
+
+def test_ways_to_use_the_same_labels_are_no_problems():
+    points = [
+        ({"strategy": name, "data.val": val, "data.draw": str(d)}, f"0/{d}", 0.5, 0.8 + 0.01 * d)
+        for name in ("scratch", "finetune")
+        for val in ("in_budget", "cv")
+        for d in range(3)
+    ]
+    results = sweep(points)
+    assert results.problems == []
+    assert results.tuned == ["data.val"]
+    assert sweep(points, methods=["data.val"], baseline="data.val=in_budget").baseline == {"data.val": "in_budget"}

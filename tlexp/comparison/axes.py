@@ -8,6 +8,8 @@ Values = tuple[tuple[str, str], ...]  # pairs of an axis and its value, written 
 # Axes that repeat an experiment rather than change it.
 REPLICATES = ("seed", "data.draw", "split_seed", "pretrain.seed")
 PROBLEM_PREFIXES = ("data", "dataset@", "backbone")  # how axes begin that set another task
+# Of these, ways to use the same labels.
+SAME_TASK = ("data.val", "data.refit", "data.sampling", "data.unlabelled")
 # Axes that can be methods, in the order of preference; of one kind all are taken.
 METHOD_AXES = (("strategy", "terms"), ("backbone", "backbone.name"), ("alpha",))
 BASELINES = {"strategy": ("scratch", "linear_probe"), "alpha": ("0", "0.0"), "terms": ("[]",)}
@@ -38,7 +40,7 @@ def changes_test_set(axis: str) -> bool:
 
 def is_problem(axis: str) -> bool:
     """Returns whether an axis sets another task rather than another way to solve it."""
-    return axis.startswith(PROBLEM_PREFIXES)
+    return axis.startswith(PROBLEM_PREFIXES) and axis not in SAME_TASK
 
 
 def baseline_values(

@@ -44,7 +44,7 @@ TERMS = {
     "difference": "mean of the paired differences with its 95 % interval: both methods on the same splits and seeds",
     "p (Holm)": "p-value of the paired t-test, adjusted for the number of tests of the table (Holm 1979)",
     "d_z": "effect size: mean of the differences over their standard deviation",
-    "wins": "repetitions on which the method is the better one; equal ones are none",
+    "wins": "repetitions on which the method is the better one, and those on which both are equal",
     "verdict": "equivalent where the 90 % interval of the difference is within the sweep's rope, else better or worse"
     " where p (Holm) is below 0.05, else undecided",
     "oracle gap": "how much better the best configuration on the test is than the selected one; the maximum of noisy"
@@ -153,8 +153,10 @@ def format_p(p: float) -> str:
 
 
 def format_wins(contrast: PairedContrast, higher_is_better: bool) -> str:
-    """Returns on how many of the common repetitions a method is the better one."""
-    return f"{contrast.wins(higher_is_better)} of {contrast.difference.interval.n}"
+    """Returns on how many of the common repetitions a method is the better one, and on how many neither is."""
+    values = contrast.difference.values
+    ties = f", {equal} equal" if (equal := values.count(0.0)) else ""
+    return f"{contrast.wins(higher_is_better)} of {len(values)}{ties}"
 
 
 def format_count(number: float) -> str:
