@@ -32,6 +32,7 @@ def test_the_pages_of_a_sweep_of_18_jobs(finished_sweep):
         assert "Validation recommends nothing: " in driver.find_element(By.CLASS_NAME, "summary").text
         assert len(driver.find_elements(By.CSS_SELECTOR, "#methods tbody tr")) == 3
         assert len(driver.find_elements(By.CSS_SELECTOR, "#effects tbody tr")) == 6
+        assert len(driver.find_elements(By.CSS_SELECTOR, "#examples tbody tr")) == 3
         images = driver.find_elements(By.TAG_NAME, "img")
         assert {image.get_attribute("id") for image in images} == {
             "methods",

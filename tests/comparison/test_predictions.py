@@ -15,6 +15,7 @@ from torchmetrics.functional.classification import multiclass_calibration_error
 
 from tests.helpers import QUICK, compose, forked
 from tlexp import run_folder
+from tlexp.comparison.comparison import Comparison
 from tlexp.comparison.predictions import (
     Predictions,
     by_class,
@@ -26,6 +27,7 @@ from tlexp.comparison.predictions import (
     mcnemar,
     read_predictions,
 )
+from tlexp.comparison.results import read_comparison
 from tlexp.runs.run import run
 from tlexp.runs.run_result import RunResult
 
@@ -147,6 +149,23 @@ def test_a_run_keeps_its_predictions_and_mlflow_too(tmp_path, store):
     client = MlflowClient(config.tracking.uri)
     names = {file.path for file in client.list_artifacts(result["mlflow_run_id"], "predictions")}
     assert names == {f"predictions/predictions_{role}.parquet" for role in ("target", "source")}
+
+
+def test_a_sweeps_predictions_are_a_table_of_its_comparison(finished_sweep):
+    (folder,) = (finished_sweep / "outputs/sweeps").iterdir()
+    manifest, metrics = read_comparison(folder)
+    comparison = Comparison(manifest, metrics)
+    table = comparison.examples
+    assert len(table) == len(comparison.rows)
+    for line, row in zip(table.to_dict("records"), comparison.rows, strict=True):
+        runs = [read_predictions(run_folder.find_job(comparison.jobs_folder, key)) for key in row.config.frame["key"]]
+        assert float(line["ensemble"]) == pytest.approx(100 * ensemble(runs).correct.mean(), abs=0.06)
+        assert line["worst class"].split()[0] in runs[0].classes
+        if row.contrast is not None:
+            mean = 100 * row.contrast.difference.interval.mean
+            assert float(line["difference over examples"].split()[0]) == pytest.approx(mean, abs=0.11)
+    elsewhere = Comparison({**manifest, "jobs": str(folder / "nowhere")}, metrics)
+    assert elsewhere.examples is None
 
 
 def test_predictions_can_be_left_out(run_job):

@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 
 from tlexp.comparison.analysis import MethodResult, SourceEffect, compare_methods, source_effects
 from tlexp.comparison.conclusion import conclusion
+from tlexp.comparison.examples import example_table
 from tlexp.comparison.figures import figures
 from tlexp.comparison.results import SweepResults
 from tlexp.comparison.tables import cost_table, effect_table, method_table, notes
@@ -53,6 +54,11 @@ class Comparison(SweepResults):
     def costs(self) -> pd.DataFrame:
         """Returns, as text, parameters, time and memory of each method."""
         return cost_table(self, self.rows)
+
+    @cached_property
+    def examples(self) -> pd.DataFrame | None:
+        """What the jobs' predictions say, as text: classes, calibration, ensembles; None where they are not here."""
+        return example_table(self, self.rows)
 
     def notes(self) -> list[str]:
         """Returns what a reader of the table should know: repetitions, what is missing, what selects."""

@@ -4,6 +4,7 @@ import base64
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from tlexp.comparison.analysis import MethodResult, SourceEffect
@@ -57,8 +58,17 @@ def render_page(
     rows: Sequence[MethodResult],
     effects: Sequence[SourceEffect],
     plots: Mapping[str, Path],
+    examples: pd.DataFrame | None = None,
 ) -> str:
-    """Returns the page; `plots` are SVG files by name."""
+    """Returns the page.
+
+    Args:
+        results: of the sweep.
+        rows: its methods.
+        effects: of the source.
+        plots: SVG files by name.
+        examples: what predictions say, if they are there.
+    """
     template = Environment(
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined
     ).get_template("page.html")
@@ -79,7 +89,8 @@ def render_page(
         methods=method_table(results, rows),
         selected=[row.selected for row in rows],
         notes=notes(results, rows),
-        terms=explained(results, rows, effects),
+        terms=explained(results, rows, effects, () if examples is None else list(examples)),
+        examples=examples,
         effects=effect_table(results, effects) if effects else None,
         costs=costs if set(COSTS.values()) & set(costs) else None,
         figures=embedded,

@@ -59,7 +59,7 @@ def report(manifest: Mapping[str, Any], metrics: Metrics, folder: Path, console:
         figure.savefig(plots[name], metadata={"Date": None})
     write_comparison(folder / "comparison.csv", results, rows)
     write_points(folder / POINTS, results)
-    (folder / PAGE).write_text(render_page(results, rows, effects, plots))
+    (folder / PAGE).write_text(render_page(results, rows, effects, plots, results.examples))
     console.print(results.conclusion(), soft_wrap=True, markup=False)
     print_table(console, rich_table(f"Comparison: {results.name}", results.table(), PAGE_ONLY))
     if len({effect.alpha for effect in effects}) > 1 and results.methods != ["alpha"]:

@@ -167,6 +167,7 @@ class SweepResults:
         self.searched: bool = manifest.get("searched", False)
         self.rope: float = manifest.get("rope", ROPE)
         self.choose: str = manifest.get("choose", "best")
+        self.jobs_folder = Path(manifest.get("jobs", "outputs/jobs"))
         self.changed: list[str] = manifest.get("changed", [])
         self.axes: list[str] = manifest["axes"]
         self.replicates = [axis for axis in self.axes if axis in REPLICATES]
