@@ -171,6 +171,9 @@ def test_processes_choose_as_one_does(tmp_path):
         done = forked(*run, f"hydra.run.dir={folder}", cwd=tmp_path)
         assert done.returncode == 0, done.stderr
         results.append(run_folder.read_metrics(folder))
+        assert done.stdout.count("fold 3 of 5") == done.stdout.count("training on all labels") == 1, (
+            "one of them reports"
+        )
     one, two = results
     for name in ("score", "best_epoch", "folds", "val_examples", "training_examples", "test/target/nll"):
         assert two[name] == pytest.approx(one[name], rel=1e-3), name

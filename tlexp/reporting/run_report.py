@@ -37,6 +37,18 @@ class StartReport(pl.Callback):
         print_table(console, stage_table(task.model, rates, decays, trained, _sizes_of_terms(groups)))
 
 
+class Announcement(pl.Callback):
+    """Prints a line before the first step, on the first process."""
+
+    def __init__(self, text: str, output: Output) -> None:
+        self.text, self.output = text, output
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Prints it."""
+        if trainer.is_global_zero:
+            self.output.report.print(self.text)
+
+
 def start_facts(config: Config, components: RunComponents, trainer: pl.Trainer) -> dict[str, object]:
     """Returns what a reader should know before the first step, in order."""
     data, task = components.data, components.task

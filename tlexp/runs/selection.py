@@ -22,7 +22,7 @@ from tlexp.errors import UsageError
 from tlexp.metric_names import higher_is_better
 from tlexp.reporting.console import Output
 from tlexp.reporting.progress import TrainingProgress
-from tlexp.reporting.run_report import StartReport
+from tlexp.reporting.run_report import Announcement, StartReport
 from tlexp.runs.build import build
 from tlexp.runs.checkpoint import StopInLastPhase, first_competing_epoch
 from tlexp.runs.lr_finder import find_lr
@@ -125,7 +125,7 @@ def _train_part(config: Config, file: Path, part: Part, lr: float | None, output
     first = first_competing_epoch(config, task)
     callbacks: list[pl.Callback] = [StartReport(config, components, output)] if part in (0, "held_out") else []
     if isinstance(part, int):
-        output.report.print(f"fold {part + 1} of {components.folds}")
+        callbacks.append(Announcement(f"fold {part + 1} of {components.folds}", output))
     if config.trainer.get("enable_progress_bar", True):
         callbacks.append(TrainingProgress(config.monitor, output))
     if config.patience is not None:

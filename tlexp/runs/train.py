@@ -14,7 +14,7 @@ from tlexp.errors import UsageError
 from tlexp.reporting import figures
 from tlexp.reporting.console import Output
 from tlexp.reporting.progress import TrainingProgress
-from tlexp.reporting.run_report import StartReport, print_result
+from tlexp.reporting.run_report import Announcement, StartReport, print_result
 from tlexp.runs.build import build
 from tlexp.runs.checkpoint import BestCheckpoint, StopInLastPhase, first_competing_epoch
 from tlexp.runs.lr_finder import find_lr
@@ -129,7 +129,8 @@ def make_callbacks(
         chosen = f"epoch {selection.epoch + 1} of {config.trainer['max_epochs']}"
         value = selection.curve[selection.epoch][config.monitor]
         on = f"{len(selection.indices)} held-out examples"
-        output.report.print(f"{on}: {chosen} has the best {config.monitor}, {value:.4f}; training on all labels")
+        text = f"{on}: {chosen} has the best {config.monitor}, {value:.4f}; training on all labels"
+        callbacks.append(Announcement(text, output))
     if config.trainer.get("enable_progress_bar", True):
         callbacks.append(TrainingProgress(config.monitor, output))
     if config.patience is not None and not selection:
