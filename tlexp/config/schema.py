@@ -177,12 +177,13 @@ class SweepConfig:
     metric: str = "test/target/accuracy"
     rope: float = 0.01
     choose: str = "best"
+    confirm: int | None = None
     trials: int | None = None
     sampler: dict[str, Any] = MISSING
     pruner: Any = None
 
     def __post_init__(self) -> None:
-        _positive(sweep__trials=self.trials)
+        _positive(sweep__trials=self.trials, sweep__confirm=self.confirm)
         remedy = "trials are not pruned; leave it null, and use patience= or fewer epochs="
         _require(self.pruner is None, "sweep.pruner", self.pruner, remedy)
         _one_of("sweep.keep", self.keep, ("all", "best", "none"))

@@ -17,6 +17,7 @@ from tlexp.config.schema import Config, ui_command
 from tlexp.errors import JobsFailedError
 from tlexp.processes import CONCURRENT_JOBS, SWEEP_OWNER, SWEEP_TOKEN
 from tlexp.signals import Stopped, stop_signals
+from tlexp.sweeps.confirmation import confirming_manifest, confirming_points
 from tlexp.sweeps.jobs import JobRunner, Outcome, concurrent_jobs, echo, jobs_folder
 from tlexp.sweeps.points import Composer, GridPoint, axes_with_other_tests
 from tlexp.sweeps.validation import validate_spec
@@ -96,8 +97,32 @@ class SweepDriver:
                     break
             self._conclude(config, folder, points, runner, sweep)
             proposer.close(sweep.run)
+            if config.sweep.confirm and any(outcome.score is not None for outcome in runner.outcomes.values()):
+                points += self._confirm(config, folder, points, runner, sweep)
         raise_on_failures(points, runner.outcomes)
         return folder
+
+    def _confirm(
+        self, config: Config, folder: Path, points: Sequence[GridPoint], runner: JobRunner, sweep: SweepRun
+    ) -> list[GridPoint]:
+        """Runs what was selected on fresh draws and seeds and compares these runs alone; returns their grid points."""
+        manifest = run_folder.read_manifest(folder)
+        count = config.sweep.confirm or 0
+        confirming = confirming_points(manifest, read_results(points, runner.folder), points, self._composer, count)
+        echo(f"confirming the selected configurations on {count} fresh label draws and seeds")
+        runner.evaluate(confirming, self._told_apart(config, points))
+        from tlexp.comparison.report import report
+        from tlexp.reporting.console import terminal
+
+        manifest = confirming_manifest(manifest, confirming)
+        comparison = report(manifest, read_results(confirming, runner.folder), folder / "confirmed", terminal())
+        if comparison is not None:
+            run_folder.write_manifest(folder / "confirmed", manifest)
+            for file in comparison.files:
+                sweep.run.log_artifact(file, "confirmed")
+            sweep.run.set_tags({"mlflow.note.content": comparison.description})
+            sweep.run.log_metrics({f"confirmed/{name}": value for name, value in comparison.best.items()}, step=0)
+        return confirming
 
     @contextmanager
     def _opened(self, config: Config, folder: Path, name: str) -> Iterator[SweepRun]:
