@@ -53,6 +53,27 @@ def test_what_varies_decides_the_design():
     assert math.isnan(estimate([0.3], [["0"], ["1"]]).half_width())
 
 
+def test_a_joint_mean_square_next_to_zero_has_degrees_of_freedom_left():
+    """Where draws and seeds matter less than the rest, by chance: an interval is wide and not endless."""
+    rng = np.random.default_rng(0)
+    found = [two_way(rng.normal(size=(5, 5))) for _ in range(2000)]
+    assert min(one.df for one in found) >= 4
+    assert max(one.half_width() for one in found) < 3
+
+
+def test_a_missing_run_does_not_make_an_interval_shorter():
+    """Seeds matter, and one of their runs is lost."""
+    rng = np.random.default_rng(0)
+    table = rng.normal(0, 0.001, (5, 1)) + rng.normal(0, 0.02, (1, 5)) + rng.normal(0, 0.001, (5, 5))
+    draws, seeds = np.indices(table.shape).reshape(2, -1).tolist()
+    whole = estimate(table.ravel().tolist(), [draws, seeds])
+    without = estimate(table.ravel().tolist()[:-1], [draws[:-1], seeds[:-1]])
+    assert without.half_width() == pytest.approx(whole.half_width(), rel=0.25)
+    networks = [0] * 25
+    three = [draws * 2, [*networks, *(1 for _ in networks)], seeds * 2]
+    assert estimate([*table.ravel(), *table.ravel()], three).half_width() == pytest.approx(whole.half_width(), rel=0.25)
+
+
 @pytest.mark.parametrize(
     ("rho", "t", "p", "low", "high"),
     [

@@ -30,6 +30,7 @@ from tlexp.comparison.predictions import (
 from tlexp.comparison.results import read_comparison
 from tlexp.runs.run import run
 from tlexp.runs.run_result import RunResult
+from tlexp.training.task import _halved
 
 
 def predictions(logits, labels):
@@ -166,6 +167,14 @@ def test_a_sweeps_predictions_are_a_table_of_its_comparison(finished_sweep):
             assert float(line["difference over examples"].split()[0]) == pytest.approx(mean, abs=0.11)
     elsewhere = Comparison({**manifest, "jobs": str(folder / "nowhere")}, metrics)
     assert elsewhere.examples is None
+
+
+def test_logits_that_half_precision_has_no_room_for_keep_their_differences():
+    logits = torch.tensor([[100_000.0, 100_001.0, 0.0], [-200_000.0, -199_990.0, -199_995.0]])
+    kept = _halved(logits).float()
+    assert kept.isfinite().all()
+    assert kept[0, :2].tolist() == [-1, 0]
+    assert kept[1].tolist() == [-10, 0, -5]
 
 
 def test_predictions_can_be_left_out(run_job):

@@ -69,6 +69,12 @@ def test_groups_stay_whole_and_given_splits_are_kept():
     assert sorted(np.concatenate(made.folds)) == sorted([*given["train"], *given["val"]])
 
 
+def test_groups_that_no_folds_can_divide_are_said_before_any_fold():
+    groups = np.concatenate([np.arange(90) // 3, np.full(30, 90)])  # all of the last class is one group
+    with pytest.raises(UsageError, match=r"data.val=cv: a class has a single group, and folds need two"):
+        split(LABELS, 0, 0.4, val="cv", groups=groups, given={"train": np.arange(120), "test": np.arange(0)})
+
+
 @pytest.mark.parametrize(
     ("options", "line"),
     [
@@ -77,6 +83,7 @@ def test_groups_stay_whole_and_given_splits_are_kept():
         (("data.refit=false",), "data.refit=False: folds leave no model to test"),
         (("data.val=large", "data.refit=true"), "data.refit=True: would train on labels that the budget does not have"),
         (("data.fraction=0.001", "data.shots=null"), "data.val=cv: a class has a single label, and folds need two"),
+        (("+trainer.limit_val_batches=1",), "trainer.limit_val_batches=1: held-out labels choose the number of epochs"),
     ],
 )
 def test_what_cannot_be_folded_is_one_line(options, line):
@@ -160,6 +167,38 @@ def test_it_goes_on_in_the_fold_in_which_it_was_stopped(tmp_path, monkeypatch, s
     straight, broken = tmp_path / "straight", tmp_path / "broken"
     assert untimed_result(straight) == untimed_result(broken)
     assert not differing(best_weights(straight), best_weights(broken))
+
+
+def test_parts_of_another_configuration_are_trained_again(tmp_path, monkeypatch):
+    """A folder that a killed command left, and a command that asks for something else."""
+    original = LastCheckpoint.on_train_epoch_end
+
+    def stop(self, trainer, task):
+        original(self, trainer, task)
+        if "parts/1" in str(self.file):
+            raise RuntimeError("the power went out")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LastCheckpoint, "on_train_epoch_end", stop)
+        with pytest.raises(RuntimeError, match="the power went out"):
+            run_config(compose(*CV, root=tmp_path), tmp_path / "run")
+    other = compose(*CV, "lr=0.001", root=tmp_path)
+    for folder in ("run", "fresh"):
+        run_config(other, tmp_path / folder)
+    assert untimed_result(tmp_path / "run") == untimed_result(tmp_path / "fresh")
+
+
+def test_a_final_training_that_time_cuts_short_is_no_result(run_job, monkeypatch):
+    monkeypatch.setattr(StopAfterEpoch, "on_train_epoch_end", lambda self, trainer, task: None)
+    original = LastCheckpoint.on_train_epoch_end
+
+    def end(self, trainer, task):
+        original(self, trainer, task)
+        trainer.should_stop = trainer.should_stop or "parts" not in str(self.file)
+
+    monkeypatch.setattr(LastCheckpoint, "on_train_epoch_end", end)
+    with pytest.raises(UsageError, match=r"ended before epoch \d, which validation has chosen; give it more"):
+        run_job(*CV)
 
 
 @pytest.mark.slow

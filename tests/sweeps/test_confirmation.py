@@ -11,7 +11,10 @@ from tlexp.comparison.results import SweepResults, read_comparison
 RUN = (*QUICK, "init=random", "epochs=2", "tracking=none", "predictions=false", "sweep.name=made")
 
 
-@pytest.mark.parametrize("search", [(), ("sweep.trials=3", "sweep.methods=[strategy]")])
+BASELINE = 'sweep.baseline="lr=0.01"'  # which a search tunes
+
+
+@pytest.mark.parametrize("search", [(), ("sweep.trials=3", "sweep.methods=[strategy]", BASELINE)])
 def test_what_is_selected_runs_again_on_fresh_draws_and_seeds(tmp_path, search):
     axes = ("strategy=linear_probe,scratch", "lr=0.001,0.01", "seed=0,1")
     done = forked("-m", *RUN, *axes, *search, "sweep.confirm=3", cwd=tmp_path)

@@ -7,7 +7,7 @@ intervals that are too short; `scripts/coverage.py` measures how often each inte
 
 import math
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pandas as pd
@@ -70,8 +70,8 @@ class Estimate:
 def estimate(values: Sequence[float], factors: Sequence[Sequence[Hashable]], overlap: float = 0.0) -> Estimate:
     """Returns the mean of runs with an error that fits what they share.
 
-    Of the factors that vary the two first are crossed where every combination of their levels was run; over others, and
-    where combinations are missing, values are averaged first.
+    Of the factors that vary the two first are crossed where every combination of their levels was run. Of further ones,
+    and of all where combinations are missing, the one with the largest variance of its means counts.
 
     Args:
         values: one for each run.
@@ -87,11 +87,14 @@ def estimate(values: Sequence[float], factors: Sequence[Sequence[Hashable]], ove
     if not names:  # one repetition, however often it was run
         return one_way(np.array([frame["value"].mean()]))
     overlap = overlap if names[0] == 0 else 0.0
+    by_factor = [frame.groupby(name, observed=True)["value"].mean().to_numpy() for name in names]
+    found = [one_way(means, overlap if name == names[0] else 0.0) for name, means in zip(names, by_factor, strict=True)]
     if len(names) > 1:
         table = frame.groupby(names[:2], observed=True)["value"].mean().unstack()
         if min(table.shape) > 1 and table.notna().all(axis=None):
-            return two_way(table.to_numpy(), overlap)
-    return one_way(frame.groupby(names[0], observed=True)["value"].mean().to_numpy(), overlap)
+            found = [two_way(table.to_numpy(), overlap), *found[2:]]
+    widest = max(found, key=lambda one: one.variance)
+    return replace(widest, mean=found[0].mean, n=found[0].n, components=found[0].components)
 
 
 def one_way(values: Matrix, overlap: float = 0.0) -> Estimate:
@@ -130,7 +133,10 @@ def two_way(table: Matrix, overlap: float = 0.0) -> Estimate:
     variance = max(joint, ms_rows, ms_columns) / (rows * columns)
     of_rows, of_columns = (max(0.0, ms_rows - ms_rest) / columns, max(0.0, ms_columns - ms_rest) / rows)
     spread = ms_rows**2 / (rows - 1) + ms_columns**2 / (columns - 1) + ms_rest**2 / df_rest
-    df = joint**2 / spread if joint > 0 and spread > 0 else min(rows, columns) - 1
+    # The variance is at least that of rows or columns alone, and so are the degrees of freedom: where draws and seeds
+    # hardly matter the joint mean square can be next to 0, and they would be, too.
+    fewest = min(rows, columns) - 1
+    df = max(fewest, joint**2 / spread) if joint > 0 and spread > 0 else fewest
     parts = {"draw": math.sqrt(of_rows), "seed": math.sqrt(of_columns), "rest": math.sqrt(ms_rest)}
     return Estimate(mean, variance + overlap * of_rows, df, rows, parts)
 

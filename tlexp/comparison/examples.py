@@ -71,10 +71,8 @@ def _line(
     line["ECE, scaled"] = _scaled(predictions, files)
     same = len({run.ids for run in predictions}) == 1
     line["ensemble"] = f"{100 * ensemble(predictions).correct.mean():.1f}" if same and len(predictions) > 1 else ""
-    crossed = row.contrast is not None and row.contrast.difference.estimate.components
-    common = (
-        [] if crossed else [rep for rep in runs if rep in others]
-    )  # runs that share both draws and seeds are no rows
+    crossed = 1 < row.config.draws < len(row.config.frame)  # whose runs are no independent rows
+    common = [] if crossed else [rep for rep in runs if rep in others]
     line["difference over examples"] = ""
     if same and len(common) > 1 and all(others[rep].ids == runs[rep].ids for rep in common):
         found = difference_over_examples([runs[rep] for rep in common], [others[rep] for rep in common])

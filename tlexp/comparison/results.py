@@ -393,7 +393,7 @@ def side_by_side(sweeps: Sequence[tuple[Mapping[str, Any], Metrics]]) -> tuple[d
     for manifest in manifests:
         for point in manifest["points"]:
             values = {axis: point["values"].get(axis, ABSENT) for axis in axes}
-            points.append({"key": point["key"], "values": {"sweep": manifest["name"], **values}})
+            points.append({**point, "values": {"sweep": manifest["name"], **values}})
     joined = {**manifests[0], "name": " and ".join(manifest["name"] for manifest in manifests)}
     joined |= {"axes": ["sweep", *axes], "methods": ["sweep"], "baseline": None, "points": points}
     joined |= {"searched": True, "changed": ["methods"]}

@@ -139,16 +139,21 @@ def _with_folds(split: Split, labels: Indices, rank: Indices, groups: Indices | 
         UsageError: where a class has a single label.
     """
     train = split.train
-    fewest = int(np.unique(labels[train], return_counts=True)[1].min())
-    count = min(VAL_EVERY, fewest if groups is None else min(fewest, len(np.unique(groups[train]))))
+    what = np.arange(len(labels)) if groups is None else groups
+    fewest = min(len(np.unique(what[train][labels[train] == label])) for label in np.unique(labels[train]))
+    count = min(VAL_EVERY, fewest)
     if count < 2:
-        remedy = "a class has a single label, and folds need two; raise data.shots, or use data.val=in_budget"
+        single = "label" if groups is None else "group"
+        remedy = f"a class has a single {single}, and folds need two; raise data.shots, or use data.val=in_budget"
         raise UsageError(f"data.val=cv: {remedy}")
     if groups is not None:
         from sklearn.model_selection import StratifiedGroupKFold
 
-        folds = StratifiedGroupKFold(count).split(train, labels[train], groups[train])
-        return replace(split, folds=tuple(train[held_out] for _, held_out in folds))
+        found = list(StratifiedGroupKFold(count).split(train, labels[train], groups[train]))
+        if any(len(np.unique(labels[train[kept]])) < len(np.unique(labels[train])) for kept, _ in found):
+            remedy = "groups stay whole, and no folds leave every class something to train on"
+            raise UsageError(f"data.val=cv: {remedy}; raise data.shots, or use data.val=in_budget")
+        return replace(split, folds=tuple(train[held_out] for _, held_out in found))
     number = np.zeros(len(train), dtype=np.int64)
     for label in np.unique(labels[train]):
         members = np.flatnonzero(labels[train] == label)

@@ -76,7 +76,7 @@ def select_epoch(config: Config, folder: Path, output: Output) -> Selection:
     while not parts or len(parts) < parts[0]["folds"]:
         number = len(parts)
         file = folder / run_folder.PARTS / f"{number}.pt"
-        if not file.exists():
+        if not file.exists() or torch.load(file, weights_only=True)["config_hash"] != config.hash:
             part: Part = number if config.data.val == "cv" else "held_out"
             _train_part(config, file, part, parts[0]["lr"] if parts else None, output)
         parts.append(torch.load(file, weights_only=True))
@@ -155,6 +155,7 @@ def _train_part(config: Config, file: Path, part: Part, lr: float | None, output
             "indices": torch.from_numpy(target.indices("val")),
             "labels": target.labels("val"),
             "folds": components.folds,
+            "config_hash": config.hash,
             "first_epoch": first,
             "lr": task.lr,
             "work": {name: usage[name] for name in WORK},
@@ -205,11 +206,19 @@ class StopAfterEpoch(pl.Callback):
 
     Args:
         epoch: counted from 0.
+
+    Attributes:
+        reached: whether that epoch has ended.
     """
 
     def __init__(self, epoch: int) -> None:
-        self.epoch = epoch
+        self.epoch, self.reached = epoch, False
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Ends training if it is time."""
-        trainer.should_stop = trainer.should_stop or trainer.current_epoch >= self.epoch
+        self.reached = trainer.current_epoch >= self.epoch
+        trainer.should_stop = trainer.should_stop or self.reached
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        """Lets all processes agree on the statistics that are kept, as a validation would."""
+        pl_module.share_statistics()

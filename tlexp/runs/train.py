@@ -55,7 +55,8 @@ def train(config: Config, folder: Path, mlflow_run: MLflowRun, output: Output) -
     with quiet():
         # The state to resume from is saved last, since it includes that of the others.
         callbacks = make_callbacks(config, components, output, selection)
-        callbacks += [StopAfterEpoch(selection.epoch)] if selection else [best]
+        stop = StopAfterEpoch(selection.epoch) if selection else None
+        callbacks.append(stop or best)
         callbacks.append(LastCheckpoint(run_logger, config.checkpoint_minutes))
         trainer = make_trainer(config, folder, callbacks, [run_logger], task.has_phases, validates=selection is None)
         meter = ResourceMeter(components)
@@ -73,7 +74,10 @@ def train(config: Config, folder: Path, mlflow_run: MLflowRun, output: Output) -
             trainer.fit_loop.max_epochs = interrupted.epoch
         trainer.fit(task, datamodule=data, ckpt_path=interrupted and interrupted.file)
         usage = meter.measure(trainer)
-        if selection:
+        if selection and stop:
+            if not stop.reached and first_epoch <= selection.epoch:
+                remedy = f"before epoch {selection.epoch + 1}, which validation has chosen; give it more"
+                raise UsageError(f"trainer.max_time={config.trainer.get('max_time')}: ended {remedy}")
             task.validated = dict(selection.curve[selection.epoch])
             best.best_model_path = str(folder / run_folder.BEST_CHECKPOINT)
             trainer.save_checkpoint(best.best_model_path, weights_only=True)

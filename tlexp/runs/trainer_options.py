@@ -70,6 +70,10 @@ def validate_trainer(config: Config) -> None:
             raise UsageError(
                 f"trainer.{limit}=0: leaves nothing to train on, validate on or test on; use a number above 0"
             )
+    limit_val = config.trainer.get("limit_val_batches")
+    if config.refits and limit_val is not None and (limit_val != 1 or isinstance(limit_val, int)):  # 1 is one batch
+        reason = "held-out labels choose the number of epochs, and all of them are needed for it"
+        raise UsageError(f"trainer.limit_val_batches={limit_val}: {reason}; leave it out")
     if config.lr_find and count_ranks(config.trainer) > 1:
         remedy = "tries rates in one process; find one with trainer.devices=1, then give it as lr="
         raise UsageError(f"lr_find=true: {remedy}")

@@ -47,6 +47,11 @@ def confirming_points(
 def confirming_manifest(manifest: Mapping[str, Any], points: Sequence[GridPoint]) -> dict[str, Any]:
     """Returns the manifest of the confirming runs, which are compared as the sweep's own."""
     axes = [*(axis for axis in manifest["axes"] if axis not in FRESH), *FRESH]
+    from tlexp.comparison.results import compared_axes
+
     asked = [{"values": point.values, "key": point.key, "draw": point.draw} for point in points]
-    changed = {"name": f"{manifest['name']}-confirmed", "axes": axes, "points": asked, "searched": False}
-    return {**manifest, **changed}
+    changed: dict[str, Any] = {"name": f"{manifest['name']}-confirmed", "axes": axes, "points": asked}
+    axis, _, value = (manifest["baseline"] or "").partition("=")
+    if axis not in compared_axes(manifest) or value not in {point.values.get(axis) for point in points}:
+        changed["baseline"] = None  # it was tuned, or none of its runs has a result
+    return {**manifest, **changed, "searched": False}

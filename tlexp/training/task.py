@@ -1,5 +1,6 @@
 """The one LightningModule: what a training step, a validation and a checkpoint are."""
 
+import math
 from bisect import bisect_right
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -125,6 +126,7 @@ class TransferTask(pl.LightningModule):
 
     def on_train_start(self) -> None:
         """Starts the average, on the device of the weights."""
+        self._steps_followed = self.trainer.global_step  # of a resumed run, before its first step
         if self.average is not None:
             self.average.start(self.model, trained_stages(self.strategy, self.optimization.epochs))
 
@@ -254,8 +256,9 @@ class TransferTask(pl.LightningModule):
     def configure_optimizers(self) -> Any:
         """Adds the schedule, which counts optimizer steps whatever a batch, an epoch or accumulation is."""
         optimizer = self.build_optimizer()
-        total, epochs = int(self.trainer.estimated_stepping_batches), len(self.optimization.epochs)
-        starts = [round(total * epoch / epochs) for epoch in self.strategy.schedule_starts]
+        total = int(self.trainer.estimated_stepping_batches)
+        steps = math.ceil(self.trainer.num_training_batches / self.trainer.accumulate_grad_batches)
+        starts = [min(total, epoch * steps) for epoch in self.strategy.schedule_starts]
         scheduler = LambdaLR(optimizer, partial(_schedule_factor, self.optimization.schedule, [*starts, total]))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
@@ -281,10 +284,17 @@ class TransferTask(pl.LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         """Puts the average of the weights in their place."""
+        self.share_statistics()
+        if self.average is not None:
+            self.average.swap(self.model)
+
+    def share_statistics(self) -> None:
+        """Lets all processes have the same running statistics, of the weights and of their average."""
         self._share_statistics()
         if self.average is not None:
             self.average.swap(self.model)
             self._share_statistics()
+            self.average.swap(self.model)
 
     def _share_statistics(self) -> None:
         """Averages trained running statistics over processes before they evaluate; what is frozen is not touched."""
@@ -310,7 +320,7 @@ class TransferTask(pl.LightningModule):
         return logits
 
     def _keep(self, split: str, role_index: int, logits: Tensor) -> None:
-        self.logits.setdefault(f"{split}/{self.tested_roles[role_index]}", []).append(logits.half().cpu())
+        self.logits.setdefault(f"{split}/{self.tested_roles[role_index]}", []).append(_halved(logits))
 
     def _evaluate(self, split: str, batch: Batch, role_index: int) -> Tensor:
         role = self.tested_roles[role_index]
@@ -378,6 +388,12 @@ class TransferTask(pl.LightningModule):
             self.work.seen_before = self.work.seen
         if self.average is not None:
             self.average.read(checkpoint)
+
+
+def _halved(logits: Tensor) -> Tensor:
+    """Returns logits in half precision on the CPU, less the largest of each row, where half precision has no room."""
+    shifted = logits.float() - logits.float().amax(dim=1, keepdim=True)
+    return shifted.clamp(min=torch.finfo(torch.float16).min).half().cpu()
 
 
 def _schedule_factor(schedule: Any, limits: list[int], step: int) -> float:
