@@ -90,7 +90,7 @@ OBJECTIVES = (("alpha=0",), ("alpha=0.5",), ("alpha=0.5", "head=two", "objective
 CASES = {
     f"{strategy}-{'-'.join(extra)}": (f"strategy={strategy}", *options_of(strategy), *undropped(strategy), *extra)
     for strategy, extra in each_once(STRATEGIES, OBJECTIVES)
-    if (strategy, len(extra)) not in (("linear_probe", 3), ("closed_probe", 3))
+    if len(extra) < 3 or strategy not in ("linear_probe", "closed_probe", "zero_shot", "nearest_mean")
 }
 # Texts, whose batches differ in width over the ranks; a pooler only where it is used.
 CASES |= {

@@ -55,7 +55,7 @@ def test_every_point_of_a_sweep_can_run(sweep, opened):
     assert points[0].config.sweep.baseline == "strategy=scratch"
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("strategy", sorted({*STRATEGIES} - {"zero_shot", "nearest_mean"}))  # which have no options
 def test_every_strategy_has_a_space_to_search(strategy, opened):
     """Random values of it compose to configurations that the strategy takes; all spaces have as many trials."""
     master, composer = opened(f"experiment=tune_{strategy}")
