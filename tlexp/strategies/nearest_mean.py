@@ -15,9 +15,9 @@ from tlexp.strategies.heads_only import HeadsOnly
 class NearestMean(HeadsOnly):
     """Predicts the class whose mean feature is nearest, as a linear head; nothing is selected and nothing is random.
 
-    With class means m and the mean variance v of a feature within classes, the logit is -|f - m|^2 / (2 v) without the
-    part that all classes share: Gaussian classes with one spherical covariance. With one head the source's examples
-    count too, their mean weighted by alpha.
+    With class means m and the mean squared distance v of examples from their own, the logit is -|f - m|^2 / (2 v)
+    without the part that all classes share. With one head the source's examples count too, their mean weighted by
+    alpha.
 
     Args:
         name: the option's name.
@@ -46,7 +46,7 @@ class NearestMean(HeadsOnly):
         weights = torch.from_numpy(examples.weights)
         membership = torch.nn.functional.one_hot(labels, model.classes["target"]).double() * weights[:, None]
         means = membership.T @ x / membership.sum(0)[:, None]
-        within = ((x - means[labels]).pow(2).mean(1) * weights).sum() / weights.sum()
+        within = ((x - means[labels]).pow(2).sum(1) * weights).sum() / weights.sum()
         variance = within if within > 0 else torch.ones_like(within)  # one label a class
         head: Any = model.heads["target"]
         head.weight.copy_(means / variance)
