@@ -63,7 +63,9 @@ def _options_with(name: str) -> list[str]:
     group = _group(section)
     choice = f"{group}@{section}" if group != section else group
     files = option_files(CONF / group)
-    return [f"{choice}={file.stem}" for file in files if key in (yaml.safe_load(file.read_text()) or {})]
+    contents = {file.stem: yaml.safe_load(file.read_text()) or {} for file in files}
+    # A strategy's file holds its options under their section, beside the recipe that it sets.
+    return [f"{choice}={name}" for name, content in contents.items() if key in {**content, **content.get(section, {})}]
 
 
 def one_line(error: Exception) -> str:

@@ -60,6 +60,7 @@ WRONG = [
     (("+optimizer.speed=3",), "cannot build torch.optim.AdamW: got an unexpected keyword argument 'speed'"),
     (("+schedule.speed=3",), "got an unexpected keyword argument 'speed'"),
     (("backbone.width=5",), "backbone.width=5"),
+    (("strategy.unit=block",), "no such option; it is one of strategy=layer_decay; --help lists them"),
     (("backbone.norm=layer",), "backbone.norm=layer: choose one of group, batch"),
     (
         ("data=digits_to_mnist", "data.shots=null", "batch_size=1000", "alpha=1", "init=random"),

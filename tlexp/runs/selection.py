@@ -76,10 +76,12 @@ def select_epoch(config: Config, folder: Path, output: Output) -> Selection:
     while not parts or len(parts) < parts[0]["folds"]:
         number = len(parts)
         file = folder / run_folder.PARTS / f"{number}.pt"
-        if not file.exists() or torch.load(file, weights_only=True)["config_hash"] != config.hash:
+        content = torch.load(file, weights_only=True) if file.exists() else {}
+        if content.get("config_hash") != config.hash:  # a killed command may have asked for something else
             part: Part = number if config.data.val == "cv" else "held_out"
             _train_part(config, file, part, parts[0]["lr"] if parts else None, output)
-        parts.append(torch.load(file, weights_only=True))
+            content = torch.load(file, weights_only=True)
+        parts.append(content)
     epochs = set.intersection(*(set(part["epochs"]) for part in parts))
     curve = {epoch: _pooled(parts, epoch) for epoch in sorted(epochs)}
     competing = [epoch for epoch in curve if epoch >= parts[0]["first_epoch"]] or list(curve)
